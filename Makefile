@@ -1,0 +1,57 @@
+# Each target makes and fills its own virtual environment in .venv on a fresh machine; nothing has to be done by hand before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+INPUTS := setup.cfg pyproject.toml constraints.txt
+# Two cores are the smallest machine that the tests are meant for.
+TEST_PROCESSES ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: demo test test-quick lint format typecheck clean help
+
+help:
+	@echo "make demo        render, build shards, train prior, teacher and student, evaluate: runs/demo/report/index.html"
+	@echo "make demo DATA=folder   the same on your own frames (docs/sources.md says how to lay them out)"
+	@echo "make test        every test;  make test-quick  those that take seconds"
+	@echo "make lint | format | typecheck | clean"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mdpretrain needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+# torch first and pinned: unconstrained, pip would replace it by the newest CUDA build.
+$(VENV)/.ready: $(INPUTS) | $(BIN)/python
+	@echo "installing mdpretrain into $(VENV) (about two minutes)"
+	@$(PIP) -c constraints.txt torch
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "installing the development tools into $(VENV)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	@PATH="$(abspath $(BIN)):$$PATH" DATA="$(DATA)" bash launch/demo.sh
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+typecheck: $(VENV)/.ready-dev
+	$(BIN)/mypy data_shards mdpretrain
+
+clean:
+	rm -rf $(VENV) build *.egg-info
