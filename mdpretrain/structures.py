@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,16 +25,20 @@ class DepthSpace(enum.StrEnum):
     AFFINE_INVARIANT = "affine_invariant"  # inverse depth up to scale and shift per image
 
 
+# A type variable, not typing.Self: beartype refuses Self on methods that are decorated one by one.
+RecordT = TypeVar("RecordT", bound="_TensorRecord")
+
+
 class _TensorRecord:
     """Moves every tensor of a dataclass (nested records included) in one call."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+    def to(self: RecordT, device: torch.device | str, non_blocking: bool = False) -> RecordT:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self: RecordT) -> RecordT:
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: Any) -> Self:
+    def _map(self: RecordT, function: Any) -> RecordT:
         changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

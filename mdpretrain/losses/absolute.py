@@ -1,0 +1,127 @@
+"""Losses that compare values pixel by pixel: MAE, robust MAE, L1 of logarithms, and the scale-invariant log loss.
+
+All take ``prediction, target, valid, weight`` of shape ``[B, 1, H, W]`` in one common space and return a scalar (or ``[B]``,
+see ``reductions``). Pixels outside ``valid`` are never read: they may hold anything, NaN included.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdpretrain.losses.reductions import masked_mean, reduce_images, trimmed_mean
+
+
+def fill_invalid(values: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"], fill: float = 0.0) -> Float[Tensor, "B 1 H W"]:
+    """``values`` in float32 with ``fill`` (and no gradient) where not valid, so that nothing strange can spread from there."""
+    return torch.where(valid, values.float(), torch.full_like(values, fill, dtype=torch.float32))
+
+
+def any_valid(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, " B"]:
+    """Which images have at least one valid pixel."""
+    return valid.flatten(1).any(dim=1)
+
+
+def mae(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    drop_fraction: float = 0.0,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """Mean absolute error, after dropping the ``drop_fraction`` largest errors of each image.
+
+    Source: L_MAE of Depth Pro (arXiv 2410.02073, section 3.2), there on canonical inverse depth.
+    """
+    errors = (fill_invalid(prediction, valid) - fill_invalid(target, valid)).abs()
+    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+
+
+def robust_mae(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    drop_fraction: float = 0.2,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """MAE over the best 80 % of each image's valid pixels: labels of real sensors are wrong at some edges and reflections.
+
+    Source: MetricAnything and Depth Pro on real data (spec 1.4); the trimming follows MiDaS (arXiv 1907.01341, eq. 6).
+    """
+    return mae(prediction, target, valid, weight, drop_fraction=drop_fraction, reduction=reduction)
+
+
+def log_extended(values: Float[Tensor, "B 1 H W"], floor: float) -> Float[Tensor, "B 1 H W"]:
+    """ln(x) for x >= floor, continued below by its tangent: a network that says 0 or less still feels which way is up."""
+    inside = values >= floor
+    logarithm = torch.log(torch.where(inside, values, torch.full_like(values, floor)))
+    return torch.where(inside, logarithm, logarithm + (values - floor) / floor)
+
+
+def log_l1(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    drop_fraction: float = 0.0,
+    floor: float = 1e-3,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """Mean of |ln p - ln t|, to first order the relative error; the same number on depth in metres as on its inverse.
+
+    Predictions below ``floor`` meet the tangent of the logarithm there. Targets must be positive where valid.
+    """
+    logarithm = log_extended(fill_invalid(prediction, valid, 1.0), floor)
+    errors = (logarithm - fill_invalid(target, valid, 1.0).log()).abs()
+    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+
+
+def silog(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    variance_focus: float = 0.5,
+    floor: float = 1e-3,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """sqrt(mean(g^2) - variance_focus * mean(g)^2) with g = ln p - ln t, per image.
+
+    Source: Eigen et al. 2014, eq. 4; ``variance_focus`` 0.5 as in Depth Anything V2's metric training. With a weight, both
+    means are weighted ones. The gradient of the root at a perfect prediction is taken as 0.
+
+    Raises:
+        ValueError: variance_focus outside [0, 1].
+    """
+    if not 0.0 <= variance_focus <= 1.0:
+        raise ValueError(f"variance_focus {variance_focus} must lie in [0, 1]")
+    difference = log_extended(fill_invalid(prediction, valid, 1.0), floor) - fill_invalid(target, valid, 1.0).log()
+    share = torch.ones_like(difference) if weight is None else weight
+    total = masked_mean(share, valid).clamp(min=1e-12)
+    mean = masked_mean(difference, valid, share) / total
+    variance = masked_mean((difference - mean[:, None, None, None]).square(), valid, share) / total
+    radicand = variance + (1.0 - variance_focus) * mean.square()
+    positive = radicand > 1e-12
+    root = torch.where(positive, torch.where(positive, radicand, torch.ones_like(radicand)).sqrt(), torch.zeros_like(radicand))
+    # A wholly doubtful image counts less here as in the other losses: the mean weight multiplies its root.
+    return reduce_images(root * total if weight is not None else root, any_valid(valid), reduction)
+
+
+def scale_invariant_log(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    floor: float = 1e-3,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """``silog`` with variance_focus 1: the standard deviation of ln p - ln t, blind to one factor per image."""
+    return silog(prediction, target, valid, weight, variance_focus=1.0, floor=floor, reduction=reduction)

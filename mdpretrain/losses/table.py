@@ -1,0 +1,145 @@
+"""The recipe's table of losses: which kind of label gets which terms, with which weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from data_shards.schema import LABEL_KINDS
+from mdpretrain.losses.records import LossRecord, check_term
+from mdpretrain.losses.targets import Target, build_target, label_weight
+from mdpretrain.structures import DepthBatch, DepthPrediction
+
+DEFAULT_ROW = "default"
+
+
+@dataclasses.dataclass
+class _Term:
+    """One distinct (loss, options) of the table with its weight per label kind, in the order of ``LABEL_KINDS``."""
+
+    label: str
+    record: LossRecord
+    options: dict[str, Any]
+    weights: list[float]
+
+
+class LossTable(nn.Module):
+    """The weighted sum of loss terms chosen by each image's label kind, in the space of the prediction.
+
+    ``terms`` maps a label kind ("captured", "reconstructed", "rendered", "pseudo") or "default" (every kind without a row of its
+    own) to a list of ``{name: loss, weight: 1.0, ...options of that loss}``::
+
+        terms:
+          rendered: [{name: mae}, {name: ssi_mage, weight: 0.5}]
+          default: [{name: robust_mae, drop_fraction: 0.2}]
+
+    Which samples a term serves follows from its declared invariance (``records.py``): absolute terms need metric labels (and,
+    for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
+    trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels.
+
+    Raises:
+        ValueError: at construction, on an unknown row, loss, argument or a value that a loss refuses.
+    """
+
+    def __init__(self, terms: dict[str, list[dict[str, Any]]], include_sky: bool = False, use_confidence: bool = True) -> None:
+        super().__init__()
+        self.include_sky = include_sky
+        self.use_confidence = use_confidence
+        self._terms = _parse(terms)
+        self.register_buffer("term_weights", torch.tensor([term.weights for term in self._terms]), persistent=False)
+
+    def forward(self, prediction: DepthPrediction, batch: DepthBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The loss and its parts.
+
+        The scalar is sum_b sum_terms weight * loss_b / B: an image's share depends neither on its neighbours' label kinds nor on
+        how a global batch is split over processes; an image that nothing applies to adds 0. Computed in float32.
+
+        Returns:
+            The scalar, and detached scalars: each term unweighted, averaged over the images it served (0 if none);
+            ``valid_fraction`` of pixels with a label; ``served_fraction`` of images that at least one term served;
+            ``absolute_fraction`` of images whose label has absolute units in this space (metric, camera known where needed).
+
+        Raises:
+            ValueError: a term has no meaning in the prediction's space.
+        """
+        self._check_space(prediction)
+        with torch.autocast(prediction.values.device.type, enabled=False):
+            target = build_target(batch, prediction.space, self.include_sky)
+            weight = label_weight(batch, self.use_confidence)
+            values = prediction.values.float()
+            total = values.new_zeros(())
+            parts: dict[str, Tensor] = {}
+            served = torch.zeros_like(target.usable)
+            for index, term in enumerate(self._terms):
+                image_weight = self.term_weights[index][batch.label_kind]
+                valid = self._term_valid(term, target, prediction.mask) & (image_weight > 0)[:, None, None, None]
+                losses = term.record.function(values, target.values, valid, weight, reduction="none", **term.options)
+                total = total + (losses * image_weight).sum() / len(batch)
+                counted = valid.flatten(1).any(dim=1)
+                served = served | counted
+                parts[term.label] = losses.detach().sum() / counted.sum().clamp(min=1)
+            parts["valid_fraction"] = target.valid.float().mean()
+            parts["served_fraction"] = served.float().mean()
+            parts["absolute_fraction"] = target.absolute.float().mean()
+        return total, parts
+
+    def _term_valid(self, term: _Term, target: Target, mask: Bool[Tensor, "B 1 H W"] | None) -> Bool[Tensor, "B 1 H W"]:
+        """The pixels that one term may read."""
+        valid = target.valid if term.record.positive_targets else target.sky_valid
+        if term.record.invariance == "none":
+            valid = valid & target.absolute[:, None, None, None]
+        return valid if mask is None else valid & mask
+
+    def _check_space(self, prediction: DepthPrediction) -> None:
+        for term in self._terms:
+            if prediction.space not in term.record.spaces:
+                allowed = sorted(space.value for space in term.record.spaces)
+                raise ValueError(f"loss {term.record.name!r} has no meaning for a {prediction.space.value} prediction; it is for {allowed}")
+
+    def extra_repr(self) -> str:
+        """One line per term: its label, options and weight per label kind."""
+        kinds = [kind.value for kind in LABEL_KINDS]
+        return "\n".join(f"{term.label} {term.options} {dict(zip(kinds, term.weights))}" for term in self._terms)
+
+
+def _parse(terms: dict[str, list[dict[str, Any]]]) -> list[_Term]:
+    """Merge the rows into distinct terms, so that a loss that several kinds share is computed once."""
+    kinds = [kind.value for kind in LABEL_KINDS]
+    if unknown := sorted(set(terms) - {*kinds, DEFAULT_ROW}):
+        raise ValueError(f"loss table: unknown label kind {unknown[0]!r}; rows are {[*kinds, DEFAULT_ROW]}")
+    if not any(terms.values()):
+        raise ValueError("loss table: no term at all; give at least a 'default' row such as [{name: mae}]")
+    merged: dict[str, _Term] = {}
+    for index, kind in enumerate(kinds):
+        row = kind if kind in terms else DEFAULT_ROW
+        for entry in terms.get(row, []):
+            term = _parse_entry(entry, f"loss table, row {row!r}")
+            identity = term.record.name + json.dumps(term.options, sort_keys=True)
+            merged.setdefault(identity, term).weights[index] += float(entry.get("weight", 1.0))
+    return _label(list(merged.values()))
+
+
+def _parse_entry(entry: dict[str, Any], where: str) -> _Term:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"{where}: an entry is {{name: loss, weight: number, ...}}, got {entry!r}")
+    weight = entry.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise ValueError(f"{where}: weight of {entry['name']!r} must be a positive number, got {weight!r}")
+    options = {key: value for key, value in entry.items() if key not in ("name", "weight")}
+    record = check_term(entry["name"], options, where)
+    return _Term(entry["name"], record, options, [0.0] * len(LABEL_KINDS))
+
+
+def _label(terms: list[_Term]) -> list[_Term]:
+    """Number the labels where one loss stands in the table with several sets of options."""
+    seen: dict[str, int] = {}
+    for term in terms:
+        seen[term.record.name] = seen.get(term.record.name, 0) + 1
+        if seen[term.record.name] > 1:
+            term.label = f"{term.record.name}_{seen[term.record.name]}"
+    return terms

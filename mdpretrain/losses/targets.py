@@ -1,0 +1,81 @@
+"""What a batch's label says in the space of a prediction, and for which images it says it in absolute units."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from data_shards.schema import LABEL_KINDS, LabelKind
+from mdpretrain.structures import DepthBatch, DepthSpace
+
+PSEUDO_INDEX = LABEL_KINDS.index(LabelKind.PSEUDO)
+INVERSE_SPACES = (DepthSpace.CANONICAL_INVERSE, DepthSpace.AFFINE_INVARIANT)
+
+
+@dataclasses.dataclass
+class Target:
+    """A label in a prediction's space.
+
+    ``values`` is 0 outside ``valid``. ``absolute[b]``: the numbers are in the space's true unit, so that any loss may be used;
+    elsewhere they are known up to one factor. ``usable[b]`` is false for ray depth of an unknown camera, which is no z-depth
+    up to any factor; ``valid`` is false there. ``sky_valid`` is ``valid`` with the sky (inverse depth 0), where that was asked for.
+    """
+
+    values: Float[Tensor, "B 1 H W"]
+    valid: Bool[Tensor, "B 1 H W"]
+    sky_valid: Bool[Tensor, "B 1 H W"]
+    absolute: Bool[Tensor, " B"]
+    usable: Bool[Tensor, " B"]
+
+
+def z_depth(batch: DepthBatch) -> tuple[Float[Tensor, "B 1 H W"], Bool[Tensor, " B"]]:
+    """The batch's depth along the optical axis (1 where not valid), and which images have one.
+
+    Ray depth is divided by the length of its pixel's viewing ray ((u - cx) / fx, (v - cy) / fy, 1); without a camera it stays.
+    """
+    height, width = batch.depth.shape[-2:]
+    known = batch.camera_known[:, None, None]
+    intrinsics = torch.where(known, batch.intrinsics.float(), torch.eye(3, device=known.device).expand_as(batch.intrinsics))
+    u = torch.arange(width, device=known.device, dtype=torch.float32)[None, None, :] + 0.5
+    v = torch.arange(height, device=known.device, dtype=torch.float32)[None, :, None] + 0.5
+    x = (u - intrinsics[:, 0, 2, None, None]) / intrinsics[:, 0, 0, None, None]
+    y = (v - intrinsics[:, 1, 2, None, None]) / intrinsics[:, 1, 1, None, None]
+    ray_length = (x.square() + y.square() + 1.0).sqrt()[:, None]
+    divide = (batch.depth_is_ray & batch.camera_known)[:, None, None, None]
+    depth = torch.where(batch.valid, batch.depth.float(), torch.ones_like(batch.depth, dtype=torch.float32))
+    return torch.where(divide, depth / ray_length, depth), ~batch.depth_is_ray | batch.camera_known
+
+
+def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False) -> Target:
+    """The label of every image in ``space``.
+
+    METRIC and SCALE_INVARIANT: z-depth. CANONICAL_INVERSE: C = f_px / (W * depth_m) (Depth Pro, eq. 1) where the camera is
+    known and the depth metric, else 1 / depth, which is the same map up to one factor. AFFINE_INVARIANT: 1 / depth.
+    ``include_sky`` adds the sky at inverse depth 0 in the two inverse spaces.
+    """
+    depth, usable = z_depth(batch)
+    absolute = batch.metric & usable
+    if space in INVERSE_SPACES:
+        values = 1.0 / depth
+        if space == DepthSpace.CANONICAL_INVERSE:
+            absolute = absolute & batch.camera_known
+            focal = torch.where(batch.camera_known, batch.intrinsics[:, 0, 0].float(), torch.ones_like(depth[:, 0, 0, 0]))
+            factor = torch.where(absolute, focal / depth.shape[-1], torch.ones_like(focal))
+            values = values * factor[:, None, None, None]
+    else:
+        values = depth
+    valid = batch.valid & usable[:, None, None, None]
+    values = torch.where(valid, values, torch.zeros_like(values))
+    sky_valid = valid | (batch.sky & usable[:, None, None, None]) if include_sky and space in INVERSE_SPACES else valid
+    return Target(values, valid, sky_valid, absolute, usable)
+
+
+def label_weight(batch: DepthBatch, use_confidence: bool) -> Float[Tensor, "B 1 H W"] | None:
+    """The confidence of pseudo-labels, 1 on every other label; None where nothing is weighed."""
+    if not use_confidence or batch.confidence is None:
+        return None
+    pseudo = (batch.label_kind == PSEUDO_INDEX)[:, None, None, None]
+    return torch.where(pseudo, batch.confidence.float(), torch.ones_like(batch.confidence, dtype=torch.float32))
