@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data_shards.schema import LABEL_KINDS, LabelKind
+from mdpretrain.geometry.cameras import ray_to_z
 from mdpretrain.structures import DepthBatch, DepthSpace
 
 PSEUDO_INDEX = LABEL_KINDS.index(LabelKind.PSEUDO)
@@ -34,19 +35,13 @@ class Target:
 def z_depth(batch: DepthBatch) -> tuple[Float[Tensor, "B 1 H W"], Bool[Tensor, " B"]]:
     """The batch's depth along the optical axis (1 where not valid), and which images have one.
 
-    Ray depth is divided by the length of its pixel's viewing ray ((u - cx) / fx, (v - cy) / fy, 1); without a camera it stays.
+    Ray depth is divided by the length of its pixel's viewing ray; without a camera it stays as it is.
     """
-    height, width = batch.depth.shape[-2:]
     known = batch.camera_known[:, None, None]
     intrinsics = torch.where(known, batch.intrinsics.float(), torch.eye(3, device=known.device).expand_as(batch.intrinsics))
-    u = torch.arange(width, device=known.device, dtype=torch.float32)[None, None, :] + 0.5
-    v = torch.arange(height, device=known.device, dtype=torch.float32)[None, :, None] + 0.5
-    x = (u - intrinsics[:, 0, 2, None, None]) / intrinsics[:, 0, 0, None, None]
-    y = (v - intrinsics[:, 1, 2, None, None]) / intrinsics[:, 1, 1, None, None]
-    ray_length = (x.square() + y.square() + 1.0).sqrt()[:, None]
     divide = (batch.depth_is_ray & batch.camera_known)[:, None, None, None]
     depth = torch.where(batch.valid, batch.depth.float(), torch.ones_like(batch.depth, dtype=torch.float32))
-    return torch.where(divide, depth / ray_length, depth), ~batch.depth_is_ray | batch.camera_known
+    return torch.where(divide, ray_to_z(depth, intrinsics), depth), ~batch.depth_is_ray | batch.camera_known
 
 
 def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False) -> Target:
