@@ -1,0 +1,94 @@
+"""Files that are either complete or not there: written aside as ``NAME.tmp-PID``, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY_MARK = ".tmp-"
+
+
+class FileAside:
+    """A file being written beside its final path. Nothing has the final name until ``publish``; ``discard`` leaves no trace.
+
+    Every failure of the file system (disk full, quota, read-only) is a ``ValueError`` that names the final path.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f"{self.path.name}{TEMPORARY_MARK}{os.getpid()}")
+        self.position = 0
+        with self._named_failures():
+            self._file: BinaryIO = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by finish or discard)
+
+    def write(self, data: bytes) -> int:
+        with self._named_failures():
+            self._file.write(data)
+        self.position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.position
+
+    def finish(self) -> None:
+        """Everything is on the disk, still under the temporary name."""
+        with self._named_failures():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def publish(self) -> None:
+        """Give the finished file its name, replacing any earlier one, durably."""
+        with self._named_failures():
+            os.replace(self.temporary, self.path)
+            sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove the temporary file, whatever state it is in."""
+        with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
+            self._file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+
+
+def write_atomically(path: Path | str, data: bytes) -> None:
+    """Replace ``path`` by ``data``, or leave it as it was.
+
+    Raises:
+        ValueError: the file system refused (disk full, read-only, missing folder); names the path.
+    """
+    file = FileAside(path)
+    try:
+        file.write(data)
+        file.finish()
+        file.publish()
+    except BaseException:
+        file.discard()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in the folder durable, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse fsync on folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporary_files(folder: Path | str) -> list[Path]:
+    """Delete what a killed writer left in the folder; returns what was deleted. Only for folders that nobody writes to now."""
+    leftovers = sorted(Path(folder).glob(f"*{TEMPORARY_MARK}*"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return leftovers

@@ -1,0 +1,246 @@
+"""The index beside each tar, and random access by it.
+
+``X.tar`` has ``X.index.json``: shard name, sha256 and size of the tar, and for every sample its key, group, source and members
+``{suffix: [offset, size, crc32]}``; offset is where the member's data begin. Reading is one ``os.pread`` per member.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from data_shards.samples import META_SUFFIX
+
+INDEX_VERSION = 1
+INDEX_SUFFIX = ".index.json"
+HEADER_BYTES = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexEntry:
+    """One sample of a shard; ``members`` maps suffix to (offset of the data, size, crc32)."""
+
+    key: str
+    group: str
+    source: str
+    members: dict[str, tuple[int, int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardIndex:
+    """What a shard holds and where; ``shard`` is the tar's file name, ``sha256`` and ``size`` are the whole tar's."""
+
+    shard: str
+    sha256: str
+    size: int
+    entries: tuple[IndexEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        """The index file: one line per sample, deterministic."""
+        head = {"index_version": INDEX_VERSION, "shard": self.shard, "sha256": self.sha256, "size": self.size}
+        lines = [json.dumps(dataclasses.asdict(entry), separators=(",", ":")) for entry in self.entries]
+        return (json.dumps(head)[:-1] + ', "entries": [\n' + ",\n".join(lines) + "\n]}\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> ShardIndex:
+        """Inverse of ``to_bytes``; ValueError naming ``name`` if the file is damaged or of another version."""
+        try:
+            record = json.loads(data)
+            if record["index_version"] != INDEX_VERSION:
+                raise ValueError(f"index_version {record['index_version']!r}, this code reads {INDEX_VERSION}")
+            entries = tuple(_entry_from_json(entry) for entry in record["entries"])
+            return cls(record["shard"], record["sha256"], int(record["size"]), entries)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{name}: not a usable index ({error}); run `data-shards index` to write it anew") from error
+
+
+def _entry_from_json(record: dict[str, Any]) -> IndexEntry:
+    members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
+    return IndexEntry(record["key"], record["group"], record["source"], members)
+
+
+def index_path(tar_path: Path | str) -> Path:
+    """``X.tar`` -> ``X.index.json``."""
+    return Path(tar_path).with_suffix(INDEX_SUFFIX)
+
+
+def list_shards(folder: Path | str) -> list[Path]:
+    """All ``*.tar`` files directly in the folder, sorted by name.
+
+    Raises:
+        ValueError: the folder is missing or holds no tar.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give one that `data-shards build` wrote")
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise ValueError(f"{folder}: holds no *.tar shards; give a folder that `data-shards build` wrote")
+    return shards
+
+
+def load_index(tar_path: Path | str) -> ShardIndex:
+    """Read the index beside a tar and check that it fits the tar's name and size (``data-shards verify`` checks the bytes).
+
+    Raises:
+        ValueError: the tar or its index is missing, damaged, or they do not belong together.
+    """
+    tar_path = Path(tar_path)
+    path = index_path(tar_path)
+    if not tar_path.is_file():
+        raise ValueError(f"{tar_path}: no such shard")
+    if not path.is_file():
+        raise ValueError(f"{tar_path}: has no index {path.name} beside it; run `data-shards index {tar_path.parent}`")
+    index = ShardIndex.from_bytes(path.read_bytes(), str(path))
+    size = tar_path.stat().st_size
+    if size != index.size:
+        damage = "is truncated" if size < index.size else "is longer than its index says"
+        raise ValueError(f"{tar_path}: {damage} ({size} bytes, the index says {index.size}); copy or build the shard again")
+    return index
+
+
+def build_index(tar_path: Path | str) -> ShardIndex:
+    """Index a tar by reading all of it, also one that another tool wrote.
+
+    Raises:
+        ValueError: the tar is damaged or cut short, or a sample lacks meta.json, comes in pieces or twice; names tar and member.
+    """
+    tar_path = Path(tar_path)
+    try:
+        digest = _sha256(tar_path)
+        with tarfile.open(tar_path, "r:") as tar:
+            infos = [info for info in tar if info.isfile()]
+            _check_complete(tar_path, tar)
+            found = _group_members(tar, infos)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ValueError(f"{tar_path}: cannot be read as a tar ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{tar_path}: {error}") from error
+    return ShardIndex(tar_path.name, digest, tar_path.stat().st_size, tuple(found))
+
+
+def entry_of(key: str, meta: bytes, places: dict[str, tuple[int, int, int]]) -> IndexEntry:
+    """The index entry of one sample, with group and source from its meta.json."""
+    try:
+        record = json.loads(meta)
+        return IndexEntry(key, str(record["group"]), str(record["source"]), places)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{key}: {META_SUFFIX} is damaged ({error!r})") from error
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Member name -> (key, suffix): WebDataset's rule, cut at the first dot after the last '/'."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_complete(tar_path: Path, tar: tarfile.TarFile) -> None:
+    """``tarfile`` takes a damaged header for the end of the archive: the true end is followed by zeros only."""
+    with open(tar_path, "rb") as file:
+        file.seek(tar.offset)
+        rest = file.read()
+    if len(rest) < HEADER_BYTES or rest.count(0) != len(rest):
+        raise ValueError(f"no valid header at byte {tar.offset}, and no end of archive either: the tar is damaged or cut short there")
+
+
+def _group_members(tar: tarfile.TarFile, infos: list[tarfile.TarInfo]) -> list[IndexEntry]:
+    places: dict[str, dict[str, tuple[int, int, int]]] = {}
+    metas: dict[str, bytes] = {}
+    previous = None
+    for info in infos:
+        key, suffix = split_name(info.name)
+        if key in places and (key != previous or suffix in places[key]):
+            raise ValueError(f"{info.name}: the members of a sample must lie together, each once")
+        previous = key
+        file = tar.extractfile(info)
+        data = b"" if file is None else file.read()
+        if len(data) != info.size:
+            raise ValueError(f"{info.name}: the tar is cut short here")
+        places.setdefault(key, {})[suffix] = (info.offset_data, info.size, zlib.crc32(data))
+        if suffix == META_SUFFIX:
+            metas[key] = data
+    for key in places:
+        if key not in metas:
+            raise ValueError(f"{key}: no member {META_SUFFIX}, it has {sorted(places[key])}")
+    return [entry_of(key, metas[key], found) for key, found in places.items()]
+
+
+class IndexedShard:
+    """Random access to one shard. Opened at the first read and again after pickling, so workers may share it.
+
+    Every member is checked against its crc32 (0.1 ms per sample), because a flipped bit decodes to wrong depth without an error.
+    """
+
+    def __init__(self, path: Path | str, check_crc: bool = True) -> None:
+        self.path = Path(path)
+        self.index = load_index(self.path)
+        self.check_crc = check_crc
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.index.entries)
+
+    @property
+    def keys(self) -> list[str]:
+        return [entry.key for entry in self.index.entries]
+
+    def read(self, position: int, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
+        """The members of sample ``position``, all or only ``suffixes``, as {suffix: bytes}.
+
+        Raises:
+            ValueError: the tar is truncated or its bytes are not those that were indexed; names shard, key and member.
+            OSError: the file system failed (a lost mount), which is no matter of this sample.
+        """
+        entry = self.index.entries[position]
+        wanted = entry.members if suffixes is None else suffixes
+        return {suffix: self._read_member(entry, suffix) for suffix in wanted}
+
+    def _read_member(self, entry: IndexEntry, suffix: str) -> bytes:
+        name = f"{self.path}: {entry.key}.{suffix}"
+        if suffix not in entry.members:
+            raise ValueError(f"{name}: no such member; the sample has {sorted(entry.members)}")
+        offset, size, crc = entry.members[suffix]
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        block = os.pread(self._descriptor, HEADER_BYTES + size, offset - HEADER_BYTES)
+        if len(block) != HEADER_BYTES + size:
+            raise ValueError(f"{name}: the shard is truncated (wanted {size} bytes at {offset})")
+        if _size_in_header(block) != size:
+            raise ValueError(f"{name}: no valid tar header before byte {offset}; the shard is damaged")
+        data = block[HEADER_BYTES:]
+        if self.check_crc and zlib.crc32(data) != crc:
+            raise ValueError(f"{name}: the bytes are not those that were written (crc32 differs); the shard is damaged")
+        return data
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_descriptor": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+
+def _size_in_header(block: bytes) -> int | None:
+    """The size field of a tar header, or None where there is no such number (a zeroed or overwritten header)."""
+    field = block[124:136].rstrip(b"\0 ")
+    return int(field, 8) if field.isdigit() and all(digit in b"01234567" for digit in field) else None
