@@ -1,0 +1,121 @@
+"""KITTI object detection: Velodyne points projected into the left colour camera (rectified camera 2).
+
+Layout: ``training`` (or the folder above it) with ``image_2/N.png``, ``velodyne/N.bin`` (float32 x, y, z, reflectance in metres, laser
+axes) and ``calib/N.txt``. A point goes ``P2 @ R0_rect @ Tr_velo_to_cam``; P2 = K [I | t] holds the camera's place t = K^-1 P2[:, 3]
+in the rectified frame of camera 0 (6 cm to the side, and 3 mm in depth: depth is z in *camera 2*). The nearest point wins a pixel.
+
+The laser sits above the camera and sees behind some edges: a few background points lie on foreground objects. KITTI's calibration
+counts pixel centres from (0, 0). Frames of one drive are shuffled over the set; with the development kit's ``mapping`` folder given as
+an option, the group is the drive; without it all frames are one group, since nobody can tell which ones belong together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from data_shards.schema import Camera, Sample
+from data_shards.sources.base import RejectedSample, SourceItem
+from data_shards.sources.lidar_projection import project_points
+from data_shards.sources.raw_depth import make_sample, opencv_camera
+from data_shards.sources.raw_files import clean_key, read_bytes, read_colour, require_folder, require_unique
+
+CALIBRATION_SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
+
+
+@dataclasses.dataclass
+class KittiObject:
+    """``mapping``: the development kit's folder with ``train_rand.txt`` and ``train_mapping.txt`` (empty: not at hand)."""
+
+    name: ClassVar[str] = "kitti_object"
+
+    input_path: Path
+    mapping: str = ""
+    licence: str = "CC BY-NC-SA 3.0"
+
+    def __post_init__(self) -> None:
+        self.input_path = Path(self.input_path)
+
+    def items(self) -> list[SourceItem]:
+        """One item per colour image."""
+        expected = "KITTI's training folder with image_2, velodyne and calib"
+        root = require_folder(self.input_path, expected)
+        folder = root if (root / "image_2").is_dir() else root / "training"
+        for part in ("image_2", "velodyne", "calib"):
+            require_folder(folder / part, expected)
+        drives = read_drives(Path(self.mapping)) if self.mapping else None
+        items = []
+        for path in sorted((folder / "image_2").glob("*.png")):
+            if drives is None:
+                group = "training"
+            elif path.stem.isdigit() and int(path.stem) < len(drives):
+                group = drives[int(path.stem)]
+            else:
+                raise ValueError(f"{self.mapping}: has no entry for frame {path.stem}; give the mapping of this set, or none")
+            payload = {"frame": path.stem, "folder": folder.relative_to(root).as_posix(), "group": group}
+            items.append(SourceItem(clean_key(path.stem), payload))
+        return require_unique(items, root)
+
+    def read(self, item: SourceItem) -> list[Sample]:
+        """The frame as one sample with a sparse depth map at the image's size."""
+        folder, frame = self.input_path / item.payload["folder"], item.payload["frame"]
+        colour = read_colour(folder / "image_2" / f"{frame}.png")
+        velodyne_path = folder / "velodyne" / f"{frame}.bin"
+        data = read_bytes(velodyne_path)
+        if len(data) % 16:
+            raise RejectedSample(f"{velodyne_path}: {len(data)} bytes are not whole points of four float32; fetch it again")
+        points = np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3].astype(np.float64)
+        camera, camera_from_velodyne = read_calibration(folder / "calib" / f"{frame}.txt")
+        points_camera = points @ camera_from_velodyne[:, :3].T + camera_from_velodyne[:, 3]
+        sample = make_sample(
+            item.key,
+            self.name,
+            colour,
+            project_points(points_camera, camera, colour.width, colour.height),
+            velodyne_path,
+            camera=camera,
+            group=item.payload["group"],
+            sensor="velodyne_hdl64e",
+            licence=self.licence,
+        )
+        return [sample]
+
+
+def read_calibration(path: Path) -> tuple[Camera, np.ndarray]:
+    """Camera 2 and the 3x4 transform from laser axes to its axes.
+
+    Raises:
+        RejectedSample: a matrix is missing or has the wrong number of entries.
+    """
+    rows = dict(line.split(":", 1) for line in read_bytes(path).decode("ascii", "replace").splitlines() if ":" in line)
+    matrices = {}
+    for name, shape in CALIBRATION_SHAPES.items():
+        try:
+            matrices[name] = np.array(rows[name].split(), np.float64).reshape(shape)
+        except (KeyError, ValueError) as error:
+            raise RejectedSample(f"{path}: no {name} with {shape[0]}x{shape[1]} numbers; fetch the calibration again") from error
+    projection, rectification, extrinsics = matrices["P2"], matrices["R0_rect"], matrices["Tr_velo_to_cam"]
+    intrinsics = projection[:, :3]
+    camera_from_velodyne = rectification @ extrinsics
+    camera_from_velodyne[:, 3] += np.linalg.solve(intrinsics, projection[:, 3])
+    return opencv_camera(intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]), camera_from_velodyne
+
+
+def read_drives(folder: Path) -> list[str]:
+    """The raw drive of each training frame: frame N is line ``train_rand[N]`` (counted from 1) of ``train_mapping.txt``.
+
+    Raises:
+        ValueError: a file is missing, or an index points outside the mapping.
+    """
+    rand_path, mapping_path = folder / "train_rand.txt", folder / "train_mapping.txt"
+    for path in (rand_path, mapping_path):
+        if not path.exists():
+            raise ValueError(f"{path}: no such file; option mapping must name the development kit's mapping folder")
+    drives = [line.split()[1] for line in mapping_path.read_text().splitlines() if len(line.split()) == 3]
+    order = [int(number) for number in rand_path.read_text().replace("\n", ",").split(",") if number.strip()]
+    if order and not 1 <= min(order) <= max(order) <= len(drives):
+        raise ValueError(f"{rand_path}: points at line {max(order)}, but {mapping_path} has {len(drives)}")
+    return [drives[number - 1] for number in order]
