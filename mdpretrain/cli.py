@@ -1,0 +1,97 @@
+"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate``.
+
+``fit`` and ``validate`` are LightningCLI with stacked, strict YAML recipes; the other verbs are plain functions of their
+rooms, imported when called. A user's mistake ends in one sentence on stderr and exit code 2; ``--debug`` (or
+MDPRETRAIN_DEBUG=1) shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+HELP = """usage: mdpretrain VERB [options]
+
+  fit          train: mdpretrain fit --config A.yaml [--config B.yaml ...] [--key value ...] [--resume]
+  validate     the validation loss of a checkpoint: the same options and --ckpt_path
+  label        write a teacher's pseudo-labels as shards
+  evaluate     metrics, baselines and a report
+  predict      depth, colours and a point cloud from one image
+  consolidate  one small file from a run's newest checkpoint (also from a DeepSpeed folder)
+
+`mdpretrain VERB --help` lists a verb's options. --debug shows tracebacks of user errors.
+"""
+
+# verb -> module and function; each takes the arguments after the verb and returns an exit code
+COMMANDS = {
+    "fit": ("mdpretrain.training_cli", "run_training"),
+    "validate": ("mdpretrain.training_cli", "run_training"),
+    "label": ("mdpretrain.labeling.command", "label_command"),
+    "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
+    "predict": ("mdpretrain.evaluation.command", "predict_command"),
+    "consolidate": ("mdpretrain.cli", "consolidate_command"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments without the program's name; those of the process when left out. Training on several local processes
+            starts the others from the process's own arguments, so it needs ``argv`` to be left out.
+
+    Returns:
+        0, or 2 after a user's mistake.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = os.environ.get("MDPRETRAIN_DEBUG", "") not in ("", "0")
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        debug = True
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if arguments else 2
+    verb = arguments[0]
+    if verb not in COMMANDS:
+        print(f"mdpretrain: there is no verb {verb!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return _command(verb)(arguments if verb in ("fit", "validate") else arguments[1:])
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"mdpretrain {verb}: {one_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def one_sentence(error: Exception) -> str:
+    """An error as one line, with the file's name where the system only said 'No such file'."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return text or type(error).__name__
+
+
+def consolidate_command(argv: list[str]) -> int:
+    """``mdpretrain consolidate --checkpoint RUN_OR_CHECKPOINT --output FILE``."""
+    from mdpretrain.engine.consolidate import consolidate
+
+    parser = argparse.ArgumentParser(prog="mdpretrain consolidate", description=consolidate.__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="a run folder, a checkpoint file or a DeepSpeed folder")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="the file to write")
+    options = parser.parse_args(argv)
+    print(f"wrote {consolidate(options.checkpoint, options.output)}")
+    return 0
+
+
+def _command(verb: str) -> Callable[[list[str]], int]:
+    module, function = COMMANDS[verb]
+    return getattr(importlib.import_module(module), function)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

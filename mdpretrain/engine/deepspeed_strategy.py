@@ -1,0 +1,73 @@
+"""DeepSpeed ZeRO-1/2/3 on GPUs as Lightning has it, and on CPU processes (gloo) as Lightning refuses to.
+
+Nothing is compiled at run time: the shared-memory operator that a first start on CPU would build is left out (gloo carries
+the communication), and the optimiser is torch's fused AdamW.
+"""
+
+from __future__ import annotations
+
+import os
+
+import mdpretrain.compat  # noqa: F401  (before lightning)
+
+# isort: split
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+
+class DeepSpeed(DeepSpeedStrategy):
+    """DeepSpeed with the options that the recipes use.
+
+    Args:
+        stage: 1 shards optimiser states over the ranks, 2 gradients too, 3 parameters too.
+        offload_optimizer: Keep optimiser states in host memory (GPU only; DeepSpeed then compiles its own Adam).
+        reduce_bucket_size: Elements reduced at a time.
+        allgather_bucket_size: Elements gathered at a time.
+        overlap_comm: Reduce gradients while backward still runs (GPU).
+
+    Raises:
+        ValueError: deepspeed is not installed, a stage other than 1, 2 or 3, or offload without a GPU.
+    """
+
+    def __init__(
+        self,
+        stage: int = 2,
+        offload_optimizer: bool = False,
+        reduce_bucket_size: int = 200_000_000,
+        allgather_bucket_size: int = 200_000_000,
+        overlap_comm: bool = True,
+    ) -> None:
+        on_gpu = torch.cuda.is_available()
+        if stage not in (1, 2, 3):
+            raise ValueError(f"trainer.strategy: DeepSpeed stage is 1, 2 or 3, got {stage}")
+        if offload_optimizer and not on_gpu:
+            raise ValueError("trainer.strategy: offload_optimizer needs a GPU; without one the optimiser is in host memory already")
+        make_importable(on_gpu)
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            reduce_bucket_size=reduce_bucket_size,
+            allgather_bucket_size=allgather_bucket_size,
+            overlap_comm=overlap_comm and on_gpu,
+        )
+
+    def setup_environment(self) -> None:
+        """Join the process group; on CPU one indexed CPU device stands for each local process."""
+        if isinstance(self.accelerator, CUDAAccelerator):
+            super().setup_environment()
+            return
+        self.parallel_devices = [torch.device("cpu", index) for index in range(self.num_processes)]
+        super(DeepSpeedStrategy, self).setup_environment()
+
+
+def make_importable(on_gpu: bool) -> None:
+    """Import deepspeed so that it neither looks for a GPU that is not there nor starts a compiler."""
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed.ops
+    except ImportError as error:
+        raise ValueError("trainer.strategy names DeepSpeed, which is not installed: pip install 'deepspeed>=0.19.8'") from error
+    if not on_gpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

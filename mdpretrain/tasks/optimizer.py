@@ -1,0 +1,69 @@
+"""AdamW with one learning rate for the encoder and one for everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclasses.dataclass
+class AdamW:
+    """What a recipe says about the optimiser.
+
+    Args:
+        lr: Learning rate of decoders and heads.
+        encoder_lr: Learning rate of the encoder; ``lr`` when left out.
+        weight_decay: On matrices and convolutions only; biases, norms and other vectors are never decayed.
+        betas: Adam's two decay rates.
+        eps: Adam's epsilon.
+        fused: One kernel per step (on CPU as fast as DeepSpeed's compiled Adam).
+    """
+
+    lr: float = 1e-4
+    encoder_lr: float | None = None
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    fused: bool = True
+
+
+def build_optimizer(model: nn.Module, groups: list[dict[str, Any]], settings: AdamW) -> torch.optim.AdamW:
+    """The optimiser over ``groups`` after checking that they hold every trainable parameter of ``model`` exactly once.
+
+    Args:
+        model: Everything that is trained.
+        groups: AdamW parameter groups.
+        settings: The recipe's choice.
+
+    Raises:
+        ValueError: nothing to train, or a trainable parameter in no group or in two, named.
+    """
+    check_groups(model, groups)
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=settings.fused,
+    )
+
+
+def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
+    """Refuse groups that miss, repeat or invent a trainable parameter, naming up to five of them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    if not trainable:
+        raise ValueError(f"{type(model).__name__} has no trainable parameter: is everything frozen?")
+    grouped = [id(p) for group in groups for p in group["params"]]
+    for what, bad in (
+        ("in no optimiser group", trainable - set(grouped)),
+        ("in two optimiser groups", {i for i in grouped if grouped.count(i) > 1} if len(set(grouped)) != len(grouped) else set()),
+        ("in an optimiser group but not trainable", set(grouped) - trainable),
+    ):
+        if bad:
+            listed = sorted(names.get(i, "(not of this model)") for i in bad)
+            raise ValueError(f"{len(bad)} parameters are {what}: {', '.join(listed[:5])}")

@@ -1,0 +1,99 @@
+"""A checkpoint as something that predicts: network, preparation and prior rebuilt from one file."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pathlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mdpretrain.geometry.canonical import depth_from_canonical_inverse
+from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights
+from mdpretrain.networks.module_config import build_module, module_config
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
+from mdpretrain.tasks.prompting import prepare_batch
+
+
+class Predictor(nn.Module):
+    """Batch -> depth, whatever family and method the checkpoint is of. Frozen, in eval, without gradients.
+
+    Args:
+        network: The trained network.
+        preparation: ``PromptPreparation`` of a prompted network, else None.
+        prior: What its preparation aligns to the prompt, if it needs anything.
+    """
+
+    def __init__(self, network: nn.Module, preparation: nn.Module | None = None, prior: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.preparation = preparation
+        self.prior = prior
+        self.requires_grad_(False).eval()
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether a batch must carry a sparse metric prompt."""
+        return self.preparation is not None
+
+    @torch.no_grad()
+    def forward(self, batch: DepthBatch) -> DepthPrediction:
+        """The network's prediction, in its own space. A prompt is ignored by a network that takes none."""
+        if self.preparation is not None:
+            batch = prepare_batch(batch, self.prior, self.preparation)
+        return self.network(batch)
+
+    @torch.no_grad()
+    def depth_m(self, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
+        """Depth along the optical axis in metres.
+
+        Raises:
+            ValueError: the network's output has no metres in it, or it needs a camera that an image lacks, naming its key.
+        """
+        prediction = self(batch)
+        if prediction.space is DepthSpace.METRIC:
+            return prediction.values
+        if prediction.space is not DepthSpace.CANONICAL_INVERSE:
+            raise ValueError(f"{type(self.network).__name__} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
+        if not bool(batch.camera_known.all()):
+            key = next(key for key, known in zip(batch.key, batch.camera_known.tolist()) if not known)
+            raise ValueError(f"{key}: the camera is unknown, and canonical inverse depth needs it to give metres; tell the focal length (--focal-px)")
+        return depth_from_canonical_inverse(prediction.values, batch.intrinsics[:, 0, 0], batch.image.shape[-1])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) over the configs and every weight: equal exactly when two checkpoints predict the same."""
+        parts = {name: module for name in ("network", "preparation", "prior") if (module := getattr(self, name)) is not None}
+        configs = {name: module_config(module) for name, module in parts.items()}
+        digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_predictor(checkpoint: str | pathlib.Path, device: str | torch.device = "cpu") -> Predictor:
+    """Rebuild what a checkpoint predicts with.
+
+    Args:
+        checkpoint: A checkpoint file, or a run folder, whose newest checkpoint is taken.
+        device: Where it will run.
+
+    Raises:
+        ValueError: no checkpoint there, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
+    """
+    path = find_checkpoint(pathlib.Path(checkpoint))
+    content = load_checkpoint(path)
+    modules: dict[str, nn.Module] = {}
+    for name in ("network", "preparation", "prior"):
+        if content.get(name) is not None:
+            modules[name] = build_module(content[name])
+            try:
+                modules[name].load_state_dict(module_weights(content, name))
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(f"{path}: the weights do not fit the {name} that it describes ({reason})") from error
+    return Predictor(**modules).to(device)

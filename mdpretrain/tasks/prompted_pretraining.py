@@ -1,0 +1,44 @@
+"""Training of a prompted teacher: prior -> prompt preparation -> conditioned network -> losses (MetricAnything)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import nn
+
+from mdpretrain.structures import DepthBatch, DepthPrediction
+from mdpretrain.tasks.base import TrainingTask
+from mdpretrain.tasks.optimizer import AdamW
+from mdpretrain.tasks.prompting import prepare_batch
+from mdpretrain.tasks.schedule import Schedule
+
+
+class PromptedPretraining(TrainingTask):
+    """Image and sparse metric prompt -> metric depth. The prior is frozen, stays in eval and goes into the checkpoint."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        preparation: nn.Module,
+        prior: nn.Module | None = None,
+        optimizer: AdamW | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, loss, optimizer, schedule)
+        self.preparation = preparation
+        self.prior = prior
+        self.stored_modules = ("network", "preparation") if prior is None else ("network", "preparation", "prior")
+        if prior is not None:
+            prior.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the network; what is frozen stays in eval."""
+        super().train(mode)
+        if self.prior is not None:
+            self.prior.eval()
+        return self
+
+    def predict_depth(self, batch: DepthBatch) -> DepthPrediction:
+        """The teacher's prediction from the image and its prepared prompt."""
+        return self.network(prepare_batch(batch, self.prior, self.preparation))

@@ -1,0 +1,167 @@
+"""``mdpretrain fit`` and ``validate``: LightningCLI with strict stacked recipes, one run folder, and one flag to resume.
+
+    runs/NAME/config.yaml        what runs, every default written out
+    runs/NAME/checkpoints/       step_00001000.ckpt ..., latest
+    runs/NAME/csv/metrics.csv    one row per logged step; tensorboard/ and wandb/ beside it
+    runs/NAME/ledger/            with --ledger: every sample that was trained on
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import warnings
+from typing import Any, Literal, NoReturn
+
+import mdpretrain.compat  # noqa: F401  (before lightning)
+
+# isort: split
+import lightning
+import torch
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+from torch import nn
+
+from mdpretrain.data.datamodule import ShardDataModule
+from mdpretrain.engine.callbacks import NonFiniteGuard, ProgressLines, SampleLedger, StepSeed
+from mdpretrain.engine.checkpoint_folder import write_text
+from mdpretrain.engine.checkpointing import RunCheckpoints
+from mdpretrain.engine.csv_log import CsvLog
+from mdpretrain.networks.checkpoint_files import FOLDER, newest_checkpoint
+from mdpretrain.networks.module_config import record_and_build
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # runs are counted in steps
+    "use_distributed_sampler": False,  # the stream hands every rank its part itself
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "check_val_every_n_epoch": None,
+}
+
+
+class StrictParser(LightningArgumentParser):
+    """A parser whose complaints are ValueErrors: the command line prints them as one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing a usage of two hundred options."""
+        raise ValueError(message) from ex
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run folder."""
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Replace it in one step; a resumed run writes what it now runs with."""
+        if stage == "fit":
+            folder = pathlib.Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
+
+
+class TrainingCLI(LightningCLI):
+    """Joins a task, the data and the engine, as the recipes say."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            model_class=lightning.LightningModule,
+            datamodule_class=ShardDataModule,
+            subclass_mode_model=True,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=StrictParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only what a recipe can run."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's own options; a recipe sets them like any other key."""
+        parser.add_argument("--run_dir", type=str, help="folder of this run, e.g. runs/my_teacher")
+        parser.add_argument(
+            "--resume", action="store_true", help="continue from the newest whole checkpoint of run_dir; start where there is none"
+        )
+        parser.add_argument("--checkpoint_every_n_steps", type=int, default=1000, help="optimiser steps between checkpoints")
+        parser.add_argument("--keep_checkpoints", type=int, default=2, help="how many of the newest checkpoints stay")
+        parser.add_argument("--progress_every_s", type=float, default=10.0, help="seconds between two progress lines")
+        parser.add_argument("--tensorboard", type=bool, default=True, help="write TensorBoard event files")
+        parser.add_argument(
+            "--wandb", type=Literal["off", "offline", "online"], default="offline", help="Weights & Biases; nothing leaves the machine unless 'online'"
+        )
+        parser.add_argument("--ledger", type=bool, default=False, help="list every sample that is trained on")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """As LightningCLI, without its warning about arguments given from Python."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+            super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Build everything, remembering how each module was built."""
+        if self._option("run_dir") is None:
+            raise ValueError("give the run a folder: --run_dir runs/NAME (or run_dir in the recipe)")
+        self._refuse_overwriting()
+        recording = [(record_and_build, nn.Module, True)]
+        self.config_init = self.parser.instantiate(self.config, instantiators=recording)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        """The recipe's trainer with the run's loggers and callbacks."""
+        seed = self._option("seed_everything")
+        callbacks: list[lightning.Callback] = [StepSeed(int(seed)), NonFiniteGuard(), ProgressLines(self._option("progress_every_s"))]
+        if self._option("ledger"):
+            callbacks.append(SampleLedger(self.run_dir / "ledger"))
+        callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints")))
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
+        fitting = self.subcommand == "fit"
+        return super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)
+
+    @property
+    def run_dir(self) -> pathlib.Path:
+        """The run's folder."""
+        return pathlib.Path(self._option("run_dir"))
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit" and self._option("resume"):
+            newest = newest_checkpoint(self.run_dir)
+            arguments["ckpt_path"] = str(newest) if newest is not None else arguments.get("ckpt_path")
+            print(f"resuming from {newest}" if newest else f"{self.run_dir} has no checkpoint yet: starting", file=sys.stderr)
+        return arguments
+
+    def _refuse_overwriting(self) -> None:
+        if self.subcommand == "fit" and not self._option("resume") and (newest := newest_checkpoint(self.run_dir)):
+            raise ValueError(f"{self.run_dir} already holds a run ({newest.name}): give --resume to continue it, or another --run_dir")
+
+    def _loggers(self) -> list[Logger]:
+        loggers: list[Logger] = [CsvLog(self.run_dir / "csv")]
+        if self._option("tensorboard"):
+            loggers.append(TensorBoardLogger(self.run_dir, name="tensorboard", version=""))
+        if self._option("wandb") != "off":
+            offline = self._option("wandb") == "offline"
+            loggers.append(WandbLogger(name=self.run_dir.name, save_dir=str(self.run_dir), project="mdpretrain", offline=offline))
+        return loggers
+
+    def _option(self, name: str) -> Any:
+        return self._get(self.config, name)
+
+
+def run_training(arguments: list[str]) -> int:
+    """``fit`` or ``validate`` with the arguments that follow."""
+    torch.set_float32_matmul_precision("high")
+    TrainingCLI(arguments)
+    return 0
