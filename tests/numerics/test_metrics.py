@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from mdpretrain.metrics.alignment import Alignment, align, fit_least_squares, fit_median_scale
-from mdpretrain.metrics.depth import METRICS, compute_metrics
+from mdpretrain.metrics.depth import METRICS, compute_metrics, pixel_moments
+
+
+def measure(prediction, truth):
+    return compute_metrics(pixel_moments(torch.as_tensor(prediction), torch.as_tensor(truth)))
 
 
 def pair(seed: int, count: int = 501):
@@ -39,22 +43,29 @@ def numpy_metrics(p, t):
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_equal_numpy(seed):
     prediction, truth = pair(seed)
-    got = compute_metrics(torch.tensor(prediction), torch.tensor(truth))
+    got = measure(prediction, truth)
     expected = numpy_metrics(prediction, truth)
     assert set(got) == set(expected) == set(METRICS)
     for name, value in expected.items():
-        assert got[name].item() == pytest.approx(value, rel=1e-10), name
-        assert got[name].dtype == torch.float64
+        assert got[name] == pytest.approx(value, rel=1e-10), name
+
+
+@pytest.mark.parametrize("cut", [1, 3, 250, 500])
+def test_merged_moments_are_those_of_all_pixels(cut):
+    prediction, truth = (torch.tensor(x) for x in pair(9))
+    merged = pixel_moments(prediction[:cut], truth[:cut]).merged(pixel_moments(prediction[cut:], truth[cut:]))
+    for name, value in measure(prediction, truth).items():
+        assert compute_metrics(merged)[name] == pytest.approx(value, rel=1e-12), name
 
 
 def test_hand_computed_example():
-    got = compute_metrics(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0, 5.0]))
-    assert got["abs_rel"].item() == pytest.approx((0 + 1 + 0.2) / 3)
-    assert got["sq_rel"].item() == pytest.approx((0 + 1 + 0.2) / 3)
-    assert got["rmse"].item() == pytest.approx(math.sqrt(2 / 3))
-    assert got["log10"].item() == pytest.approx((math.log10(2) + math.log10(1.25)) / 3)
+    got = measure(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0, 5.0]))
+    assert got["abs_rel"] == pytest.approx((0 + 1 + 0.2) / 3)
+    assert got["sq_rel"] == pytest.approx((0 + 1 + 0.2) / 3)
+    assert got["rmse"] == pytest.approx(math.sqrt(2 / 3))
+    assert got["log10"] == pytest.approx((math.log10(2) + math.log10(1.25)) / 3)
     # 5 / 4 is 1.25 exactly, and the comparison is strict
-    assert [got[f"delta{n}"].item() for n in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    assert [got[f"delta{n}"] for n in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
 
 
 def test_directions_are_true():
@@ -62,26 +73,26 @@ def test_directions_are_true():
     _, truth = pair(7)
     rng = np.random.default_rng(1)
     good, bad = (torch.tensor(truth * np.exp(rng.normal(0.02, s, len(truth)))) for s in (0.1, 0.6))
-    good_values, bad_values = compute_metrics(good, torch.tensor(truth)), compute_metrics(bad, torch.tensor(truth))
+    good_values, bad_values = measure(good, truth), measure(bad, truth)
     for name, record in METRICS.items():
         assert (good_values[name] < bad_values[name]) == (record.better == "lower"), name
 
 
 def test_single_pixel_and_perfect_prediction_are_finite():
-    one = compute_metrics(torch.tensor([2.0]), torch.tensor([1.0]))
-    assert all(torch.isfinite(v) for v in one.values()) and one["silog_unidepth"] == 0
-    perfect = compute_metrics(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 3.0]))
+    one = measure(torch.tensor([2.0]), torch.tensor([1.0]))
+    assert all(math.isfinite(v) for v in one.values()) and one["silog_unidepth"] == 0
+    perfect = measure(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 3.0]))
     assert all(v == (0 if METRICS[n].better == "lower" else 1) for n, v in perfect.items())
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_depth_that_is_no_depth_is_refused(bad):
     with pytest.raises(ValueError, match="prediction"):
-        compute_metrics(torch.tensor([1.0, bad]), torch.tensor([1.0, 1.0]))
+        measure(torch.tensor([1.0, bad]), torch.tensor([1.0, 1.0]))
     with pytest.raises(ValueError, match="ground truth"):
-        compute_metrics(torch.tensor([1.0, 1.0]), torch.tensor([1.0, bad]))
+        measure(torch.tensor([1.0, 1.0]), torch.tensor([1.0, bad]))
     with pytest.raises(ValueError, match="at least one"):
-        compute_metrics(torch.tensor([]), torch.tensor([]))
+        measure(torch.tensor([]), torch.tensor([]))
 
 
 @pytest.mark.parametrize("seed", range(3))
