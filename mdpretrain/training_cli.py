@@ -1,9 +1,9 @@
 """``mdpretrain fit`` and ``validate``: LightningCLI with strict stacked recipes, one run folder, and one flag to resume.
 
-    runs/NAME/config.yaml        what runs, every default written out
-    runs/NAME/checkpoints/       step_00001000.ckpt ..., latest
-    runs/NAME/csv/metrics.csv    one row per logged step; tensorboard/ and wandb/ beside it
-    runs/NAME/ledger/            with --ledger: every sample that was trained on
+runs/NAME/config.yaml        what runs, every default written out
+runs/NAME/checkpoints/       step_00001000.ckpt ..., latest
+runs/NAME/csv/metrics.csv    one row per logged step; tensorboard/ and wandb/ beside it
+runs/NAME/ledger/            with --ledger: every sample that was trained on
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--progress_every_s", type=float, default=10.0, help="seconds between two progress lines")
         parser.add_argument("--tensorboard", type=bool, default=True, help="write TensorBoard event files")
         parser.add_argument(
-            "--wandb", type=Literal["off", "offline", "online"], default="offline", help="Weights & Biases; nothing leaves the machine unless 'online'"
+            "--wandb",
+            type=Literal["off", "offline", "online"],
+            default="offline",
+            help="Weights & Biases; only 'online' sends anything",
         )
         parser.add_argument("--ledger", type=bool, default=False, help="list every sample that is trained on")
 

@@ -143,9 +143,7 @@ class ProgressLines(lightning.Callback):
         left = (now - self._start) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         skipped = getattr(getattr(trainer, "datamodule", None), "skipped_samples", None)
         note = f"  skipped {skipped}" if skipped else ""
-        return (
-            f"step {trainer.global_step}/{trainer.max_steps}  loss {float(loss):.4f}  {rate:.1f} samples/s  left {duration(left)}{note}"
-        )
+        return f"step {trainer.global_step}/{trainer.max_steps}  loss {float(loss):.4f}  {rate:.1f} samples/s  left {duration(left)}{note}"
 
     def _say(self, trainer: lightning.Trainer, line: str) -> None:
         if trainer.is_global_zero:

@@ -14,6 +14,8 @@ import dataclasses
 import enum
 import importlib
 import os
+import types
+import typing
 from typing import Any
 
 from torch import nn
@@ -45,6 +47,7 @@ def build_module(config: dict[str, Any]) -> Any:
     class_path = config["class_path"]
     cls = _import_class(class_path)
     init_args = {name: _build_value(value) for name, value in (config.get("init_args") or {}).items()}
+    init_args = {name: _as_annotated(cls, name, value) for name, value in init_args.items()}
     try:
         return record_and_build(cls, **init_args)
     except TypeError as error:
@@ -82,6 +85,15 @@ def _build_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_build_value(item) for item in value]
     return value
+
+
+def _as_annotated(cls: type, name: str, value: Any) -> Any:
+    """A config has lists only; an argument that is annotated as a tuple gets one."""
+    if not isinstance(value, list):
+        return value
+    hint = typing.get_type_hints(cls.__init__).get(name)
+    choices = [hint, *typing.get_args(hint)] if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
+    return tuple(value) if any(choice is tuple or typing.get_origin(choice) is tuple for choice in choices) else value
 
 
 def _plain(value: Any) -> Any:

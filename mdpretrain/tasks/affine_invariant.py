@@ -18,7 +18,7 @@ class AffineInvariantTraining(TrainingTask):
         prediction = self.network(batch)
         if prediction.space is not DepthSpace.AFFINE_INVARIANT:
             raise ValueError(
-                f"AffineInvariantTraining trains an affine-invariant network, and {type(self.network).__name__} predicts {prediction.space}; "
-                "train it with mdpretrain.tasks.distillation.Distillation"
+                f"AffineInvariantTraining trains an affine-invariant network, and {type(self.network).__name__} predicts "
+                f"{prediction.space}; train it with mdpretrain.tasks.distillation.Distillation"
             )
         return prediction

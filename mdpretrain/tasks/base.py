@@ -89,8 +89,7 @@ class TrainingTask(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW in named groups and the schedule, stepped once per optimiser step."""
         settings = self.optimizer_settings
-        encoder_lr = settings.lr if settings.encoder_lr is None else settings.encoder_lr
-        groups = parameter_groups(self.network, lr=settings.lr, encoder_lr=encoder_lr, weight_decay=settings.weight_decay)
+        groups = parameter_groups(self.network, settings.lr, settings.encoder_lr, settings.weight_decay)
         optimizer = build_optimizer(self, groups, settings)
         total_steps = self.schedule.resolved_total(self.trainer.max_steps)
         schedule = self.schedule

@@ -19,7 +19,7 @@ class Distillation(TrainingTask):
             ValueError: the network's output has no metres in it.
         """
         if batch.prompt is not None or batch.prepared is not None:
-            raise ValueError("a student sees no prompt: set data.init_args.prompt (or data.prompt) to null in its recipe")
+            raise ValueError("a student sees no prompt: set data.prompt to null in its recipe")
         prediction = self.network(batch)
         if prediction.space not in (DepthSpace.METRIC, DepthSpace.CANONICAL_INVERSE):
             raise ValueError(

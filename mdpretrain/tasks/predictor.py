@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mdpretrain.geometry.canonical import depth_from_canonical_inverse
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights
-from mdpretrain.networks.module_config import build_module, module_config
+from mdpretrain.networks.loading import restore_module
+from mdpretrain.networks.module_config import module_config
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 from mdpretrain.tasks.prompting import prepare_batch
 
@@ -57,10 +58,11 @@ class Predictor(nn.Module):
         if prediction.space is DepthSpace.METRIC:
             return prediction.values
         if prediction.space is not DepthSpace.CANONICAL_INVERSE:
-            raise ValueError(f"{type(self.network).__name__} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
+            name = type(self.network).__name__
+            raise ValueError(f"{name} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
         if not bool(batch.camera_known.all()):
             key = next(key for key, known in zip(batch.key, batch.camera_known.tolist()) if not known)
-            raise ValueError(f"{key}: the camera is unknown, and canonical inverse depth needs it to give metres; tell the focal length (--focal-px)")
+            raise ValueError(f"{key}: the camera is unknown, and canonical inverse depth needs it to give metres; tell its focal length")
         return depth_from_canonical_inverse(prediction.values, batch.intrinsics[:, 0, 0], batch.image.shape[-1])
 
     @functools.cached_property
@@ -87,13 +89,9 @@ def load_predictor(checkpoint: str | pathlib.Path, device: str | torch.device = 
     """
     path = find_checkpoint(pathlib.Path(checkpoint))
     content = load_checkpoint(path)
-    modules: dict[str, nn.Module] = {}
-    for name in ("network", "preparation", "prior"):
-        if content.get(name) is not None:
-            modules[name] = build_module(content[name])
-            try:
-                modules[name].load_state_dict(module_weights(content, name))
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:300]
-                raise ValueError(f"{path}: the weights do not fit the {name} that it describes ({reason})") from error
+    modules = {
+        name: restore_module(content[name], module_weights(content, name), f"checkpoint {path}")
+        for name in ("network", "preparation", "prior")
+        if content.get(name) is not None
+    }
     return Predictor(**modules).to(device)

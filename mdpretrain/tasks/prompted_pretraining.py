@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from torch import nn
 
 from mdpretrain.structures import DepthBatch, DepthPrediction
@@ -32,7 +30,7 @@ class PromptedPretraining(TrainingTask):
         if prior is not None:
             prior.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> PromptedPretraining:
         """Switch the network; what is frozen stays in eval."""
         super().train(mode)
         if self.prior is not None:

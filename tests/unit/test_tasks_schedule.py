@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -37,7 +38,7 @@ def test_shapes_equal_their_formulas(schedule: Schedule, step: int, expected: fl
 @pytest.mark.parametrize("kind", ["cosine", "poly"])
 def test_decay_never_rises_nor_turns_negative_past_the_end(kind: str) -> None:
     factors = [Schedule(kind=kind).factor(step, 50) for step in range(60)]  # type: ignore[arg-type]
-    assert all(b <= a for a, b in zip(factors, factors[1:])) and factors[-1] == 0.0
+    assert all(b <= a for a, b in itertools.pairwise(factors)) and factors[-1] == 0.0
 
 
 def test_length_is_the_recipes_or_the_trainers() -> None:
