@@ -1,0 +1,146 @@
+"""Any timm vision transformer or ConvNeXt as a dense image encoder.
+
+Legend: ``B`` batch, ``H W`` image pixels, ``C`` channels, ``h w`` cells of the feature grid.
+"""
+
+from __future__ import annotations
+
+import mdpretrain.compat  # noqa: F401  (before timm)
+
+# isort: split
+import dataclasses
+import difflib
+import logging
+import pathlib
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mdpretrain.networks.encoders.local_weights import load_local_weights
+from mdpretrain.networks.encoders.padding import Padding, PaddingSide
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_DYNAMIC_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.eva")
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class EncodedImage:
+    """Features of the *padded* image, shallow to deep, and how to come back to the image itself.
+
+    ``features[i]`` is ``[B, C_i, H' / stride_i, W' / stride_i]`` where ``(H', W') = padding.padded_size``.
+    ``class_tokens[i]`` is ``[B, C_i]`` at the same depth; None for an encoder without class token.
+    """
+
+    features: list[Tensor]
+    class_tokens: list[Tensor] | None
+    padding: Padding
+
+
+class TimmEncoder(nn.Module):
+    """Hooked features of a timm model at any input size.
+
+    Args:
+        model_name: timm's name, e.g. ``vit_small_patch14_dinov2``, ``vit_base_patch16_dinov3``, ``convnext_tiny``.
+        layers: blocks (ViT) or stages (ConvNeXt) whose outputs are returned, ascending, from 0. Blocks after the last one
+            are removed, so every trainable parameter takes part in the output.
+        model_args: arguments for timm's constructor (``embed_dim``, ``depth``, ``num_heads``, ...), e.g. to shrink a model.
+        weights: local safetensors / pth file; null is a random initialisation (said in the log). Never a download.
+        frozen: no gradients, and evaluation mode even under ``.train()``.
+        final_norm: apply the model's last normalisation to every hooked feature (Depth Anything does, AnyDepth does not).
+        padding: where an image that is not a multiple of the patch is padded (with the mean colour).
+        gradient_checkpointing: recompute blocks in the backward pass.
+
+    Attributes:
+        channels, strides: per hooked feature. ``stride`` is the coarsest, to a multiple of which images are padded.
+
+    Raises:
+        ValueError: unknown model, layers or arguments; weights that are missing or of another network.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        layers: list[int],
+        model_args: dict[str, Any] | None = None,
+        weights: str | pathlib.Path | None = None,
+        frozen: bool = False,
+        final_norm: bool = True,
+        padding: PaddingSide = "centre",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model_name, self.layers, self.frozen, self.final_norm, self.padding = model_name, list(layers), frozen, final_norm, padding
+        backbone = _build_backbone(model_name, model_args or {})
+        if weights is not None:
+            load_local_weights(backbone, weights, model_name)
+        else:
+            _log.log(logging.WARNING if frozen else logging.INFO, "encoder %s starts from a random initialisation", model_name)
+        information = _feature_information(backbone, self.layers, model_name)
+        self.channels: list[int] = [entry["num_chs"] for entry in information]
+        self.strides: list[int] = [entry["reduction"] for entry in information]
+        self.stride: int = max(self.strides)
+        self._has_prefix = getattr(backbone, "num_prefix_tokens", 0) > 0
+        self.has_class_token: bool = getattr(backbone, "cls_token", None) is not None
+        backbone.prune_intermediate_layers(self.layers, prune_norm=not final_norm, prune_head=True)
+        if gradient_checkpointing:
+            backbone.set_grad_checkpointing(True)
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        if frozen:
+            self.requires_grad_(False)
+            self.eval()
+
+    def encode(self, image: Float[Tensor, "B 3 H W"]) -> EncodedImage:
+        """Features, class tokens and padding of an sRGB image in [0, 1] of any size."""
+        padding = Padding.to_multiple(image.shape[-2], image.shape[-1], self.stride, self.padding)
+        padded = padding.pad_zeros((image - self.mean) / self.std)
+        options: dict[str, Any] = {"return_prefix_tokens": True} if self._has_prefix else {}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            outputs = self.backbone.forward_intermediates(
+                padded, indices=self.layers, norm=self.final_norm, stop_early=True, intermediates_only=True, **options
+            )
+        if not self._has_prefix:
+            return EncodedImage(list(outputs), None, padding)
+        tokens = [prefix[:, 0] for _, prefix in outputs] if self.has_class_token else None
+        return EncodedImage([feature for feature, _ in outputs], tokens, padding)
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """The hooked features alone, shallow to deep; see ``encode``."""
+        return self.encode(image).features
+
+    def train(self, mode: bool = True) -> TimmEncoder:
+        """A frozen encoder stays in evaluation mode (dropout, stochastic depth and batch statistics stay off)."""
+        return super().train(mode and not self.frozen)
+
+    def reload_config(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint holds the weights itself: rebuilding from it must not look for the first weights file again."""
+        return {**recorded, "init_args": {**recorded["init_args"], "weights": None}}
+
+
+def _build_backbone(model_name: str, model_args: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(model_name):
+        near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
+        raise ValueError(f"timm has no model {model_name!r}; the nearest names are {near}")
+    options: dict[str, Any] = {"num_classes": 0, **model_args}
+    if timm.model_entrypoint(model_name).__module__ in _DYNAMIC_SIZE_MODULES:
+        options = {"dynamic_img_size": True, **options}
+    try:
+        return timm.create_model(model_name, pretrained=False, **options)
+    except TypeError as error:
+        raise ValueError(f"model_args {sorted(model_args)} do not fit timm's {model_name!r}: {error}") from error
+
+
+def _feature_information(backbone: nn.Module, layers: list[int], model_name: str) -> list[dict[str, Any]]:
+    information = getattr(backbone, "feature_info", None)
+    if information is None or not hasattr(backbone, "prune_intermediate_layers"):
+        raise ValueError(f"timm's {model_name!r} does not give intermediate features; choose a ViT or a ConvNeXt")
+    if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= len(information):
+        raise ValueError(f"layers {layers} of {model_name!r} must ascend within 0..{len(information) - 1}")
+    return [information[layer] for layer in layers]

@@ -1,0 +1,206 @@
+"""MetricAnything: the prompt-conditioned teacher and the prompt-free student (2601.22054; spec 1.3, 1.5, 1.6).
+
+Prompts never enter the encoder: teacher and student share it, and the teacher's decoder is conditioned at every level.
+Legend: ``B`` batch, ``M`` prepared maps, ``H W`` pixels; C is canonical inverse depth f_px / (W * depth_m).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mdpretrain.networks.decoders.dpt import DPTDecoder, DPTHead, default_scales
+from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
+from mdpretrain.networks.positive_output import PositiveActivation, positive, start_at_typical_depth
+from mdpretrain.networks.prompt_conditioning import (
+    LOG_RANGE,
+    canonical_centre,
+    fusion_maps,
+    log_inverse_maps,
+    log_prompt_inverse_depth,
+    prepared_prompt,
+    prompt_centre,
+)
+from mdpretrain.networks.prompt_fusion import PromptResize
+from mdpretrain.networks.residual_head import ResidualHead
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, PreparedPrompt
+
+
+class MetricAnythingTeacher(nn.Module):
+    """Shared encoder, DPT decoder with prompt fusion at every level.
+
+    ``output="direct"`` (as the paper draws it, for pretrained encoders): canonical inverse depth; with the fusion's zero
+    initialisation the first step is the unconditioned network, to the bit. The prediction's mask is false where the camera
+    is unknown, because C then stands for a guessed camera.
+
+    ``output="residual"``: metric depth in metres, log d = log d_base + sum_m w_m (log d_m - log d_base) + r, zero at step 0,
+    so the first step is the base map. No camera is needed. An image whose prompt is unusable is its (constant) base map
+    times the network's correction: finite, and without a scale of its own.
+
+    Args:
+        encoder: any TimmEncoder.
+        features, out_channels, scales: decoder width, level widths and level scales, fine to coarse (see DPTDecoder).
+        output: see above.
+        base_map: the prepared map the residual starts from; ``prepared_maps``: all maps the network reads, base included.
+        projection_kernel, prompt_resize: see PromptFusion.
+        positive_activation, head_channels: the direct head.
+        detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
+        residual_bound, mixing_bound: see ResidualHead.
+
+    Raises:
+        ValueError: a base map that is not among the prepared maps; (forward) a batch without prepared prompt, or without
+            a map the network reads.
+    """
+
+    def __init__(
+        self,
+        encoder: TimmEncoder,
+        features: int = 256,
+        out_channels: list[int] | None = None,
+        scales: list[float] | None = None,
+        output: Literal["direct", "residual"] = "residual",
+        base_map: str = "local",
+        prepared_maps: list[str] | None = None,
+        projection_kernel: int = 1,
+        prompt_resize: PromptResize = "bilinear",
+        positive_activation: PositiveActivation = "softplus",
+        head_channels: int = 32,
+        detail_channels: int = 32,
+        residual_bound: float = 1.0,
+        mixing_bound: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.prepared_maps = ["global", "local"] if prepared_maps is None else list(prepared_maps)
+        if base_map not in self.prepared_maps:
+            raise ValueError(f"base_map {base_map!r} is not among prepared_maps {self.prepared_maps}; add it there")
+        # the base first: the residual head speaks of the base and the others
+        self.prepared_maps = [base_map, *(name for name in self.prepared_maps if name != base_map)]
+        self.output, self.base_map, self.positive_activation = output, base_map, positive_activation
+        maps = len(self.prepared_maps)
+        self.encoder = encoder
+        self.decoder = DPTDecoder(
+            encoder.channels,
+            default_scales(encoder.strides) if scales is None else list(scales),
+            features,
+            out_channels,
+            prompt_channels=maps + 1,
+            projection_kernel=projection_kernel,
+            prompt_resize=prompt_resize,
+        )
+        self.direct_head: DPTHead | None = None
+        self.residual_head: ResidualHead | None = None
+        if output == "direct":
+            self.direct_head = DPTHead(features, head_channels)
+            start_at_typical_depth(self.direct_head.output[-1], positive_activation)
+        else:
+            # image, M centred maps, mask, M - 1 differences to the base, M errors at the prompt's points
+            detail_inputs = 3 + maps + 1 + (maps - 1) + maps
+            self.residual_head = ResidualHead(features, maps - 1, detail_inputs, detail_channels, residual_bound, mixing_bound)
+
+    def forward(self, batch: DepthBatch) -> DepthPrediction:
+        """Metric depth in metres (residual) or canonical inverse depth (direct), at the image's size."""
+        prepared = prepared_prompt(batch, "MetricAnythingTeacher")
+        encoded = self.encoder.encode(batch.image)
+        log_maps = log_inverse_maps(prepared, self.prepared_maps)
+        if self.direct_head is not None:
+            return self._direct(batch, prepared, encoded, log_maps)
+        return self._residual(batch, prepared, encoded, log_maps)
+
+    def _direct(self, batch: DepthBatch, prepared: PreparedPrompt, encoded: EncodedImage, log_maps: Tensor) -> DepthPrediction:
+        assert self.direct_head is not None
+        centre, camera_known = canonical_centre(batch)
+        decoded = self._decode(encoded, prepared, log_maps, centre)
+        raw = self.direct_head(decoded, encoded.padding.padded_size)
+        values = encoded.padding.crop(positive(raw, self.positive_activation))
+        mask = camera_known[:, None, None, None].expand(values.shape)
+        return DepthPrediction(values, DepthSpace.CANONICAL_INVERSE, mask)
+
+    def _residual(self, batch: DepthBatch, prepared: PreparedPrompt, encoded: EncodedImage, log_maps: Tensor) -> DepthPrediction:
+        assert self.residual_head is not None
+        centre = prompt_centre(prepared, log_maps[:, :1])
+        decoded = self._decode(encoded, prepared, log_maps, centre)
+        pad = encoded.padding
+        log_differences = log_maps[:, :1] - log_maps[:, 1:]  # in log depth: log d_m - log d_base
+        detail = self._detail(batch, prepared, log_maps, centre, log_differences)
+        correction = pad.crop(self.residual_head(decoded, pad.pad_replicate(log_differences), pad.pad_replicate(detail)))
+        return DepthPrediction(correction.exp() / prepared.named(self.base_map), DepthSpace.METRIC)
+
+    def _decode(self, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
+        _, mask = log_prompt_inverse_depth(prepared)
+        prompt = fusion_maps(log_maps, centre, mask, prepared.usable)
+        return self.decoder(encoded.features, encoded.padding.pad_replicate(prompt))
+
+    def _detail(self, batch: DepthBatch, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor, log_differences: Tensor) -> Tensor:
+        """Everything known at full resolution, each channel of order one: see ``detail_inputs``."""
+        log_prompt, mask = log_prompt_inverse_depth(prepared)
+        errors_at_points = ((log_prompt - log_maps) * mask).clamp(-1.0, 1.0)
+        parts = [
+            (batch.image - 0.5) * 4.0,
+            (log_maps - centre).clamp(-LOG_RANGE, LOG_RANGE),
+            mask,
+            log_differences.clamp(-1.0, 1.0),
+            errors_at_points,
+        ]
+        return torch.cat(parts, dim=1)
+
+
+class MetricAnythingStudent(nn.Module):
+    """Prompt-free student: positive canonical inverse depth from one image.
+
+    ``deep_to_deep`` (the paper's skips): ViT depth rises with decoder resolution, so the deepest features make the finest
+    level; without it, Depth Pro's order (shallow features at the finest level). In both orders the coarsest level is the
+    deepest feature, as the released network starts from the low-resolution crop's final feature, so the two differ in nothing
+    but the order. This is the single-scale form: the 35-crop pyramid hands the same decoder features of several scales.
+
+    Args:
+        encoder: any TimmEncoder.
+        features: decoder width (256 in the release).
+        out_channels: level widths, fine to coarse, one more than the encoder has features; null: ``features``.
+        deep_to_deep: see above.
+        scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers.
+        positive_activation: "softplus", "exp" or "relu" (as released).
+
+    Raises:
+        ValueError: an encoder whose features have several strides; lists of the wrong length.
+    """
+
+    def __init__(
+        self,
+        encoder: TimmEncoder,
+        features: int = 256,
+        out_channels: list[int] | None = None,
+        deep_to_deep: bool = True,
+        scales: list[float] | None = None,
+        positive_activation: PositiveActivation = "softplus",
+        head_channels: int = 32,
+    ) -> None:
+        super().__init__()
+        if len(set(encoder.strides)) != 1:
+            raise ValueError(f"Deep-to-Deep reorders features of one stride, which {encoder.model_name!r} does not have; use a ViT")
+        depth = len(encoder.channels)
+        order = list(range(depth))  # shallow to deep
+        self.level_sources = [*(reversed(order) if deep_to_deep else order), depth - 1]
+        self.positive_activation = positive_activation
+        self.encoder = encoder
+        self.decoder = DPTDecoder(
+            [encoder.channels[source] for source in self.level_sources],
+            _student_scales(depth) if scales is None else list(scales),
+            features,
+            out_channels,
+        )
+        self.head = DPTHead(features, head_channels)
+        start_at_typical_depth(self.head.output[-1], positive_activation)
+
+    def forward(self, batch: DepthBatch) -> DepthPrediction:
+        """Canonical inverse depth at the image's size."""
+        encoded = self.encoder.encode(batch.image)
+        decoded = self.decoder([encoded.features[source] for source in self.level_sources])
+        values = positive(self.head(decoded, encoded.padding.padded_size), self.positive_activation)
+        return DepthPrediction(encoded.padding.crop(values), DepthSpace.CANONICAL_INVERSE)
+
+
+def _student_scales(depth: int) -> list[float]:
+    """0.5 for the coarsest level, then 1, 2, 4, and 4 from there on (the release repeats its 384 grid): fine to coarse."""
+    return [min(2.0**power, 4.0) for power in range(depth - 1, -2, -1)]

@@ -1,0 +1,35 @@
+"""Making a raw map a positive canonical inverse depth C = f_px / (W * depth).
+
+The last layer starts small around a constant: C = 0.3, a typical scene (f_px = W at 3.3 m; a 53 degree view), so that the
+first steps move depth and not the output's scale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PositiveActivation = Literal["softplus", "exp", "relu"]
+INITIAL_CANONICAL_INVERSE_DEPTH = 0.3
+
+
+def positive(raw: Tensor, activation: PositiveActivation) -> Tensor:
+    """softplus (default: linear for near things, never dead), exp (steps are relative), relu (as MetricAnything released)."""
+    if activation == "softplus":
+        return F.softplus(raw)
+    if activation == "exp":
+        return raw.clamp(max=10.0).exp()
+    return F.relu(raw)
+
+
+def start_at_typical_depth(last: nn.Conv2d, activation: PositiveActivation) -> None:
+    """Initialise the last convolution so that ``positive`` starts near ``INITIAL_CANONICAL_INVERSE_DEPTH``."""
+    target = INITIAL_CANONICAL_INVERSE_DEPTH
+    bias = {"softplus": math.log(math.expm1(target)), "exp": math.log(target), "relu": target}[activation]
+    with torch.no_grad():
+        nn.init.normal_(last.weight, std=1e-2)
+        nn.init.constant_(last.bias, bias)

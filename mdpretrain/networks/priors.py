@@ -1,0 +1,103 @@
+"""Priors: a dense inverse depth for every image, right up to an affine map, for the prompt preparation to align (spec 1.1).
+
+Every prior is frozen: evaluation mode whatever its parent's mode, no gradients. ``forward(batch)`` gives inverse depth
+``[B, 1, H, W]`` whose scale and shift mean nothing (canonical inverse depth, disparity and the like qualify as they are).
+"""
+
+from __future__ import annotations
+
+import abc
+import pathlib
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mdpretrain.networks.loading import load_network
+from mdpretrain.networks.module_config import module_config
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
+
+_INVERSE_SPACES = (DepthSpace.AFFINE_INVARIANT, DepthSpace.CANONICAL_INVERSE)
+MINIMUM_DEPTH_M = 1e-3
+
+
+def prediction_to_inverse_depth(prediction: DepthPrediction) -> Float[Tensor, "B 1 H W"]:
+    """Inverse depth, up to a positive factor (and, for an affine-invariant prediction, a shift) per image, of any prediction.
+
+    Canonical inverse depth is inverse depth times one f_px / W per image, so it passes unchanged and needs no camera.
+    """
+    if prediction.space in _INVERSE_SPACES:
+        return prediction.values
+    return 1.0 / prediction.values.clamp(min=MINIMUM_DEPTH_M)
+
+
+class FrozenPrior(nn.Module, abc.ABC):
+    """What all priors share; a prior implements ``inverse_depth``."""
+
+    @abc.abstractmethod
+    def inverse_depth(self, batch: DepthBatch) -> Tensor:
+        """Inverse depth [B, 1, H, W], any affine."""
+
+    @torch.no_grad()
+    def forward(self, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
+        """Inverse depth, any affine, without gradients."""
+        return self.inverse_depth(batch)
+
+    def train(self, mode: bool = True) -> FrozenPrior:
+        """A prior never trains: dropout and batch statistics stay off."""
+        return super().train(False)
+
+    def freeze(self) -> None:
+        """Call at the end of a constructor."""
+        self.requires_grad_(False)
+        self.eval()
+
+
+class CheckpointPrior(FrozenPrior):
+    """A network of this package: from a training checkpoint, or (in a checkpoint that already holds it) from its config.
+
+    Args:
+        checkpoint: checkpoint file or run folder to read network and weights from.
+        network: the network itself, in place of a checkpoint; how a checkpoint that contains this prior rebuilds it.
+
+    Raises:
+        ValueError: neither or both given; a checkpoint that cannot be loaded, or whose network itself needs a prompt.
+    """
+
+    def __init__(self, checkpoint: str | pathlib.Path | None = None, network: nn.Module | None = None) -> None:
+        super().__init__()
+        if (checkpoint is None) == (network is None):
+            raise ValueError("CheckpointPrior takes either a checkpoint or a network, and exactly one of them")
+        self.network = load_network(checkpoint) if checkpoint is not None else network
+        if getattr(self.network, "prepared_maps", None) is not None:
+            raise ValueError(f"the network of {checkpoint} needs a prepared prompt, so it cannot be the prior that prepares one")
+        self.freeze()
+
+    def inverse_depth(self, batch: DepthBatch) -> Tensor:
+        return prediction_to_inverse_depth(self.network(batch))
+
+    def reload_config(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint that holds this prior's weights does not look for the prior's own checkpoint again."""
+        return {**recorded, "init_args": {"checkpoint": None, "network": module_config(self.network)}}
+
+
+class StoredPrior(FrozenPrior):
+    """The prior depth stored in the shard (``DepthBatch.prior_depth``), inverted.
+
+    Where the prior has no value its inverse depth is the mean of the image's others (neutral: neither near nor infinitely
+    far); an image without any prior gets a constant 1, from which an alignment can only make a constant.
+    """
+
+    def inverse_depth(self, batch: DepthBatch) -> Tensor:
+        """Raises ValueError if the batch carries no prior."""
+        if batch.prior_depth is None:
+            raise ValueError(
+                "StoredPrior needs samples with a prior depth and these have none; build the shards with one, or choose another prior"
+            )
+        depth = batch.prior_depth
+        there = depth > 0
+        inverse = torch.where(there, 1.0 / depth.clamp(min=MINIMUM_DEPTH_M), 0.0)
+        count = there.sum(dim=(1, 2, 3), keepdim=True)
+        mean = inverse.sum(dim=(1, 2, 3), keepdim=True) / count.clamp(min=1)
+        return torch.where(there, inverse, torch.where(count > 0, mean, 1.0))

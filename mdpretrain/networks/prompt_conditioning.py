@@ -1,0 +1,70 @@
+"""From a prepared prompt to what the teacher's decoder sees: log inverse depth, centred, and the mask (spec 1.2, 1.3).
+
+Legend: ``B`` batch, ``M`` prepared maps the network asked for, ``H W`` pixels.
+
+Two centrings. *Per image* (residual output): minus the mean log inverse depth of the image's prompt points, so scaling the
+scene changes nothing the network sees; the scale comes back with the base map. *Canonical* (direct output): log C =
+log(f_px / W * inverse depth) minus the log of a typical C; the network must name C itself, so the scale has to stay visible.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mdpretrain.geometry.canonical import known_focal_length
+from mdpretrain.networks.positive_output import INITIAL_CANONICAL_INVERSE_DEPTH
+from mdpretrain.structures import DepthBatch, PreparedPrompt
+
+LOG_RANGE = 6.0  # centred log maps are clamped to +-6: a factor of 400 either way
+
+
+def prepared_prompt(batch: DepthBatch, network: str) -> PreparedPrompt:
+    """``batch.prepared``, or a ValueError that says what to do about its absence."""
+    if batch.prepared is None:
+        raise ValueError(f"{network} reads a prepared prompt and this batch has none; give the task a PromptPreparation")
+    return batch.prepared
+
+
+def log_inverse_maps(prepared: PreparedPrompt, names: list[str]) -> Float[Tensor, "B M H W"]:
+    """log(1/m) of the named maps, in the order asked for (finite: a prepared map is finite and positive)."""
+    return torch.cat([prepared.named(name) for name in names], dim=1).log()
+
+
+def log_prompt_inverse_depth(prepared: PreparedPrompt) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"]]:
+    """(log inverse depth at the prompt's points and 0 elsewhere, the mask as 0 / 1)."""
+    mask = prepared.prompt.mask
+    return torch.where(mask, -prepared.prompt.depth_m.clamp(min=1e-6).log(), 0.0), mask.to(prepared.prompt.depth_m.dtype)
+
+
+def prompt_centre(prepared: PreparedPrompt, log_base: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
+    """Mean log inverse depth of the prompt's points (so: of their geometric mean depth); of the base map if there is no point.
+
+    A mean, not a median: it is one pass without a sort, and a centring need not be robust, only near.
+    """
+    log_prompt, mask = log_prompt_inverse_depth(prepared)
+    count = mask.sum(dim=(1, 2, 3), keepdim=True)
+    of_prompt = log_prompt.sum(dim=(1, 2, 3), keepdim=True) / count.clamp(min=1.0)
+    return torch.where(count > 0, of_prompt, log_base.mean(dim=(1, 2, 3), keepdim=True))
+
+
+def canonical_centre(batch: DepthBatch) -> tuple[Float[Tensor, "B 1 1 1"], Bool[Tensor, " B"]]:
+    """(what to subtract from log inverse depth to get log C minus the log of a typical C, whether the camera is known).
+
+    An image without camera is shown as if f_px = W. Its C is an estimate of the scene under that camera; the mask says so.
+    """
+    focal = batch.intrinsics[:, 0, 0]
+    known = batch.camera_known & known_focal_length(focal)
+    log_ratio = torch.where(known, focal / batch.image.shape[-1], 1.0).log()
+    return (math.log(INITIAL_CANONICAL_INVERSE_DEPTH) - log_ratio)[:, None, None, None], known
+
+
+def fusion_maps(
+    log_maps: Float[Tensor, "B M H W"], centre: Float[Tensor, "B 1 1 1"], mask: Float[Tensor, "B 1 H W"], usable: Bool[Tensor, " B"]
+) -> Float[Tensor, "B P H W"]:
+    """The M centred maps and the mask (P = M + 1); all zeros in an image whose prompt is unusable."""
+    maps = torch.cat([(log_maps - centre).clamp(-LOG_RANGE, LOG_RANGE), mask], dim=1)
+    return maps * usable[:, None, None, None].to(maps.dtype)
