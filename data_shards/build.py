@@ -17,12 +17,9 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from data_shards.atomic import remove_temporary_files, write_atomically
 from data_shards.build_worker import (
@@ -37,6 +34,7 @@ from data_shards.build_worker import (
     start_worker,
 )
 from data_shards.index import load_index
+from data_shards.progress import progress_bar
 from data_shards.schema import SCHEMA_VERSION
 from data_shards.sources.base import Source, SourceItem
 from data_shards.sources.registry import make_source
@@ -190,8 +188,7 @@ def _refuse_other_build(output: Path, record: dict[str, Any]) -> None:
 
 def _run(settings: ShardSettings, pending: list[Chunk], workers: int, start_method: str, total: int, quiet: bool) -> Iterator[ChunkResult]:
     initial = total - sum(len(chunk.items) for chunk in pending)
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    with tqdm(total=total, initial=initial, unit="item", desc=settings.source.name, mininterval=interval, disable=quiet) as bar:
+    with progress_bar(total, "item", settings.source.name, quiet, initial) as bar:
         rejected = 0
 
         def report(done: int, newly_rejected: int) -> None:

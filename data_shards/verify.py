@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_shards.atomic import write_atomically
 from data_shards.index import IndexedShard, ShardIndex, build_index, index_path, list_shards, load_index
+from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
 
 
@@ -30,7 +29,7 @@ def verify(paths: list[Path], decode: bool = False, quiet: bool = False) -> tupl
     shards = shards_of(paths)
     checked, damages = 0, []
     total = sum(path.stat().st_size for path in shards)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=quiet) as bar:
+    with progress_bar(total, "B", "verify", quiet) as bar:
         for path in shards:
             found = list(_damages(path, decode))
             damages += found
