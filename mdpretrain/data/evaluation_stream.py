@@ -1,0 +1,159 @@
+"""Finite streams for validation, evaluation and labelling: every sample exactly once, in the shards' order, without chance.
+
+The view is the largest centred box of the output's aspect (or the whole image), and a prompt depends on the sample's key
+and the seed only: two runs, two machines and two numbers of processes see the same pixels and the same points.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from data_shards.index import load_index
+from mdpretrain.data.collate import collate
+from mdpretrain.data.faults import BadSample, FaultBudget, FaultLog
+from mdpretrain.data.pipeline import DepthLimits, PromptOptions, SamplePipeline, key_seed
+from mdpretrain.data.shard_folder import ShardFolder, dataset_name
+from mdpretrain.data.training_stream import Delivery, make_loader
+from mdpretrain.structures import DepthBatch
+
+
+def evaluation_loader(
+    folders: Sequence[Path | str],
+    image_size: tuple[int, int] | None,
+    batch_size: int,
+    prompt: PromptOptions | None = None,
+    seed: int = 0,
+    num_workers: int = 0,
+    include: Sequence[str] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    long_side: int = 518,
+    multiple: int = 14,
+    limits: DepthLimits | None = None,
+    fields: tuple[str, ...] = ("prior", "sky", "confidence"),
+    faults: FaultLog | None = None,
+    pin_memory: bool = False,
+) -> EvaluationLoader:
+    """Every sample of ``folders`` once.
+
+    Args:
+        folders: folders of shards.
+        image_size: (height, width); None keeps each image's whole view at ``long_side``, one image per batch.
+        batch_size: images per batch of this process.
+        prompt: sparse prompts for metric samples, seeded by (seed, key).
+        seed: of the prompts.
+        num_workers: worker processes.
+        include: glob patterns; only samples whose key or group matches one are read.
+        rank, world_size: this process's share: samples ``rank``, ``rank + world_size``, ... of the list.
+        long_side, multiple: see ``crops.whole_view``; used with ``image_size`` None.
+        limits: metric depth outside counts as not measured.
+        fields: optional maps to read.
+        faults: where bad samples are counted; they are left out of their batch.
+        pin_memory: for a GPU.
+
+    Raises:
+        ValueError: a folder or shard is missing or damaged, nothing matches ``include``, or batch_size > 1 with image_size None.
+    """
+    if batch_size < 1 or (image_size is None and batch_size != 1):
+        raise ValueError(f"batch_size {batch_size}: whole images (image_size null) have their own sizes, use 1; else at least 1")
+    opened = [ShardFolder(folder, fields) for folder in folders]
+    items = _list_items(opened, include)
+    if not items:
+        raise ValueError(f"no sample in {', '.join(map(str, folders)) or 'an empty list of folders'} matches {list(include or ['*'])}")
+    pipeline = SamplePipeline(image_size, None, prompt, seed, long_side, multiple)
+    own = list(enumerate(items))[rank::world_size]
+    largest_share = -(-len(items) // world_size)
+    batches = _split(own, batch_size, -(-largest_share // batch_size))
+    names = [dataset_name(folder) for folder in folders]
+    dataset = _EvaluationBatches(opened, names, batches, pipeline, limits or DepthLimits())
+    return EvaluationLoader(dataset, len(own), num_workers, faults or FaultLog(FaultBudget(max_fraction=1.0), None), pin_memory)
+
+
+class EvaluationLoader:
+    """Iterable of batches; each ``iter()`` is one whole pass. ``samples`` is how many samples this process's pass has."""
+
+    def __init__(self, dataset: _EvaluationBatches, samples: int, num_workers: int, faults: FaultLog, pin_memory: bool) -> None:
+        self.dataset = dataset
+        self.samples = samples
+        self.num_workers = num_workers
+        self.faults = faults
+        self.pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        return len(self.dataset.batches)
+
+    def __iter__(self) -> Iterator[DepthBatch]:
+        loader = make_loader(self.dataset, range(len(self)), self.num_workers, self.pin_memory)
+        for delivery in loader:
+            self.faults.record(delivery.drawn, delivery.bad_samples)
+            if delivery.fatal is not None:
+                raise ValueError(delivery.fatal)
+            if delivery.batch is not None:  # None if not one sample of the batch could be read
+                yield delivery.batch
+
+
+class _EvaluationBatches(Dataset):
+    """Batch number -> Delivery. An item is (position in the whole list, (folder, index in the folder))."""
+
+    def __init__(
+        self,
+        folders: list[ShardFolder],
+        names: list[str],
+        batches: list[list[tuple[int, tuple[int, int]]]],
+        pipeline: SamplePipeline,
+        limits: DepthLimits,
+    ) -> None:
+        self.folders = folders
+        self.names = names
+        self.batches = batches
+        self.pipeline = pipeline
+        self.limits = limits
+
+    def __getitem__(self, number: int) -> Delivery:
+        delivery = Delivery(None, [], [])
+        rows = []
+        for position, (folder_number, index) in self.batches[number]:
+            folder, name = self.folders[folder_number], self.names[folder_number]
+            delivery.drawn.append(name)
+            try:
+                sample = folder.sample(index)
+                rows.append(self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key)))
+            except OSError as error:
+                delivery.fatal = f"source {name!r}: {folder.path} cannot be read any more ({error}); is it still mounted?"
+                return delivery
+            except ValueError as error:
+                delivery.bad_samples.append(BadSample(position, name, *folder.where(index), str(error)))
+        if rows:
+            delivery.batch = collate(rows)
+        return delivery
+
+
+def _list_items(folders: Sequence[ShardFolder], include: Sequence[str] | None) -> list[tuple[int, int]]:
+    """(folder, index) of every sample that is wanted, in order."""
+    if include is None:
+        return [(number, index) for number, folder in enumerate(folders) for index in range(len(folder))]
+    items = []
+    for number, folder in enumerate(folders):
+        entries = (entry for shard in folder.shards for entry in load_index(shard).entries)
+        for index, entry in enumerate(entries):
+            if any(fnmatch.fnmatchcase(name, pattern) for name in (entry.key, entry.group) for pattern in include):
+                items.append((number, index))
+    return items
+
+
+def _split(items: list, batch_size: int, batches: int) -> list[list]:
+    """Cut into batches of ``batch_size`` with a ragged last one; halve the last ones until there are ``batches`` of them.
+
+    All processes then have the same number of batches wherever they have at least that many samples, so that none waits in a
+    collective operation of a strategy that has them in its forward pass.
+    """
+    pieces = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    while len(pieces) < batches and any(len(piece) > 1 for piece in pieces):
+        last = max(number for number, piece in enumerate(pieces) if len(piece) > 1)
+        middle = (len(pieces[last]) + 1) // 2
+        pieces[last : last + 1] = [pieces[last][:middle], pieces[last][middle:]]
+    return pieces

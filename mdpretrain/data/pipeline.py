@@ -1,0 +1,218 @@
+"""One sample from encoded bytes to the arrays of a batch row: view, colour, depth, camera, prompt. numpy only, in the data workers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from data_shards.schema import LABEL_KINDS, Camera, DepthType, Sample
+from mdpretrain.data.colour import ColourJitter, to_unit_float
+from mdpretrain.data.crops import View, covering_view, random_view, whole_view
+from mdpretrain.data.order import hash_key
+from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest
+from mdpretrain.prompts.interpolation import linear_inverse_depth
+from mdpretrain.prompts.sampling import PromptSampler
+
+# A random crop of a sparse map can miss all of its points: so many boxes are tried, then the largest centred one.
+CROP_ATTEMPTS = 4
+# Purposes of the per-sample generators. Separate, so that asking for prompts does not change the crops.
+AUGMENTATION, PROMPT = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random view and colour of a training sample.
+
+    Args:
+        crop: side of the box as a fraction of the largest box of the output's aspect that fits into the image.
+        stretch: largest change of aspect (1 = none: pixels stay square up to rounding; the camera is exact in any case).
+        flip: probability of mirroring left and right.
+        colour: strengths of the colour change, null for none.
+    """
+
+    crop: tuple[float, float] = (0.5, 1.0)
+    stretch: float = 1.0
+    flip: float = 0.5
+    colour: ColourJitter | None = dataclasses.field(default_factory=ColourJitter)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"augmentation.crop is {list(self.crop)}; give two fractions with 0 < low <= high <= 1")
+        if not 1 <= self.stretch <= 4:
+            raise ValueError(f"augmentation.stretch is {self.stretch}; give a ratio in [1, 4], 1 keeps the aspect")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"augmentation.flip is {self.flip}; give a probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptOptions:
+    """Sparse prompts drawn from the label.
+
+    Args:
+        count: number of points, log-uniform in [low, high].
+        interpolate: also interpolate 1/depth over the image (Delaunay-linear) in the worker.
+    """
+
+    count: tuple[int, int]
+    interpolate: bool = False
+
+    def __post_init__(self) -> None:
+        PromptSampler(self.count)  # refuses an impossible range where the recipe is read, not in a worker
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthLimits:
+    """Metric depth outside counts as not measured."""
+
+    min_depth_m: float | None = None
+    max_depth_m: float | None = None
+
+
+@dataclasses.dataclass
+class Row:
+    """One row of a batch. ``H W`` maps are float32 or bool; ``image`` is float32 (H, W, 3) in [0, 1]."""
+
+    image: np.ndarray
+    depth: np.ndarray
+    valid: np.ndarray
+    sky: np.ndarray
+    intrinsics: np.ndarray
+    camera_known: bool
+    metric: bool
+    depth_is_ray: bool
+    label_kind: int
+    position: int
+    key: str
+    source: str
+    prior_depth: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    prompt_depth_m: np.ndarray | None = None
+    prompt_mask: np.ndarray | None = None
+    interpolated_inverse_depth: np.ndarray | None = None
+
+
+def random_generator(purpose: int, *entropy: int) -> np.random.Generator:
+    """A generator that depends on its arguments only."""
+    return np.random.Generator(np.random.PCG64([purpose, *entropy]))
+
+
+class SamplePipeline:
+    """Sample -> Row.
+
+    Args:
+        image_size: (height, width) of every row, or None to keep each image's whole view (see ``crops.whole_view``).
+        augmentation: random view and colour, None for the deterministic centred view.
+        prompt: sparse prompts, None for none.
+        seed: the run's seed.
+        long_side, multiple: with ``image_size`` None, the long side in pixels and what both sides are multiples of.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] | None,
+        augmentation: Augmentation | None,
+        prompt: PromptOptions | None,
+        seed: int,
+        long_side: int = 518,
+        multiple: int = 14,
+    ) -> None:
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.prompt = prompt
+        self.seed = seed
+        self.long_side = long_side
+        self.multiple = multiple
+        self._sampler = None if prompt is None else PromptSampler(prompt.count)
+
+    def __call__(self, sample: Sample, position: int, limits: DepthLimits, prompt_seed: int | None = None) -> Row:
+        """The row of ``sample`` at ``position``: random numbers depend on (seed, position) only, or on ``prompt_seed`` if given.
+
+        Raises:
+            ValueError: a damaged image, or no measured depth in any view tried; names the key.
+        """
+        meta = sample.meta
+        size = meta.image_size
+        depth = self._z_depth(sample, sample.depth, limits)
+        rng = random_generator(AUGMENTATION, self.seed, position)
+        view, seen = self._choose_view(sample, depth, rng)
+        infinite = np.isposinf(seen)
+        sky = infinite if sample.sky is None else infinite | sample_nearest(sample.sky, view, size)
+        valid = np.isfinite(seen) & ~sky
+        if not valid.any():
+            raise ValueError(f"{meta.key}: no measured depth in view; check the depth map and the source's depth limits")
+        row = Row(
+            image=self._colour(sample, view, rng),
+            depth=np.where(valid, seen, np.float32(0)),
+            valid=valid,
+            sky=sky,
+            intrinsics=_matrix(None if meta.camera is None else view.camera(meta.camera)),
+            camera_known=meta.camera is not None,
+            metric=meta.metric,
+            depth_is_ray=meta.depth_type == DepthType.RAY and meta.camera is None,
+            label_kind=LABEL_KINDS.index(meta.label_kind),
+            position=position,
+            key=meta.key,
+            source=meta.source,
+        )
+        if sample.prior is not None:
+            prior = sample_depth(self._z_depth(sample, sample.prior, DepthLimits()), view, size)
+            row.prior_depth = np.where(np.isfinite(prior), prior, np.float32(0))
+        if sample.confidence is not None:
+            row.confidence = sample_nearest(sample.confidence, view, size)
+        if self._sampler is not None:
+            self._add_prompt(row, random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed))
+        return row
+
+    def _choose_view(self, sample: Sample, depth: np.ndarray, rng: np.random.Generator) -> tuple[View, np.ndarray]:
+        """The view and the depth map seen in it."""
+        size, options = sample.meta.image_size, self.augmentation
+        if self.image_size is None:
+            view = whole_view(size, self.long_side, self.multiple)
+            return view, sample_depth(depth, view, size)
+        for _ in range(0 if options is None else CROP_ATTEMPTS):
+            view = random_view(size, self.image_size, options.crop, options.stretch, options.flip, rng)  # type: ignore[union-attr]
+            seen = sample_depth(depth, view, size)
+            if np.isfinite(seen).any():
+                return view, seen
+        view = covering_view(size, self.image_size)
+        return view, sample_depth(depth, view, size)
+
+    def _z_depth(self, sample: Sample, depth: np.ndarray, limits: DepthLimits) -> np.ndarray:
+        """Z-depth wherever the camera is known, limited to the source's range if metric."""
+        meta = sample.meta
+        if meta.depth_type == DepthType.RAY and meta.camera is not None:
+            depth = ray_to_z(depth, meta.camera, meta.image_size)
+        low, high = limits.min_depth_m, limits.max_depth_m
+        if meta.metric and (low is not None or high is not None):
+            with np.errstate(invalid="ignore"):
+                outside = (depth < (low or 0)) | ((depth > (np.inf if high is None else high)) & np.isfinite(depth))
+            depth = np.where(outside, np.float32(np.nan), depth)
+        return depth
+
+    def _colour(self, sample: Sample, view: View, rng: np.random.Generator) -> np.ndarray:
+        image = read_colour(sample, view)
+        jitter = None if self.augmentation is None else self.augmentation.colour
+        return to_unit_float(image) if jitter is None else jitter(image, rng)
+
+    def _add_prompt(self, row: Row, rng: np.random.Generator) -> None:
+        """A prompt is metric z-depth; a sample that has none gets an empty one."""
+        assert self._sampler is not None and self.prompt is not None
+        if row.metric and not row.depth_is_ray:
+            row.prompt_depth_m, row.prompt_mask = self._sampler(row.depth, row.valid, rng)
+        else:
+            row.prompt_depth_m, row.prompt_mask = np.zeros_like(row.depth), np.zeros_like(row.valid)
+        if self.prompt.interpolate:
+            row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
+
+
+def key_seed(key: str) -> int:
+    """The number that seeds a sample's prompt in evaluation: the same in every run, whatever stands beside the sample."""
+    return hash_key("prompt", key)
+
+
+def _matrix(camera: Camera | None) -> np.ndarray:
+    """3x3 intrinsics, float32; NaN where the camera is unknown."""
+    if camera is None:
+        return np.full((3, 3), np.nan, dtype=np.float32)
+    return np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]], dtype=np.float32)
