@@ -69,8 +69,15 @@ def align(prediction: Float[Tensor, "*shape"], fit_prediction: Pixels, fit_truth
     if alignment == Alignment.SCALE_AND_SHIFT:
         scale, shift = fit_least_squares(fit_prediction, fit_truth)
         return scale * prediction + shift
-    scale, shift = fit_least_squares(1.0 / fit_prediction, 1.0 / fit_truth)
-    return 1.0 / (scale / prediction + shift).clamp(min=INVERSE_DEPTH_FLOOR)
+    return align_inverse(1.0 / prediction, 1.0 / fit_prediction, fit_truth)
+
+
+def align_inverse(
+    inverse_prediction: Float[Tensor, "*shape"], fit_inverse_prediction: Pixels, fit_truth: Pixels
+) -> Float[Tensor, "*shape"]:
+    """Depth from *inverse* depth that is known up to scale and shift: the DISPARITY fit without a detour through depth."""
+    scale, shift = fit_least_squares(fit_inverse_prediction, 1.0 / fit_truth.double())
+    return 1.0 / (scale * inverse_prediction.double() + shift).clamp(min=INVERSE_DEPTH_FLOOR)
 
 
 def _median(values: Pixels) -> Float[Tensor, ""]:
