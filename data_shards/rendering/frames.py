@@ -1,7 +1,7 @@
 """Rendered RGB-D frames: the entry point of the renderer.
 
-A scene is a pure function of ``(seed, kind)``; its frames, of these and ``(view, size, quality)``. The same arguments give
-the same bytes in every process.
+A scene is a pure function of ``(seed, kind)``; its frames of these and ``(view, size, quality)``. The same arguments give the
+same bytes in every process.
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ import dataclasses
 
 import numpy as np
 
+from data_shards.rendering.cameras import choose_camera
+from data_shards.rendering.renderer import QUALITIES, Renderer
+from data_shards.rendering.scenes.landscape import build_landscape
+from data_shards.rendering.scenes.room import build_room
+from data_shards.rendering.scenes.scene import Scene
+from data_shards.rendering.scenes.street import build_street
+from data_shards.rendering.textures.bank import TextureBank
 from data_shards.schema import Camera
 
 KINDS = ("mixed", "indoor", "outdoor")
-QUALITIES = (0, 1)
+INDOOR_SHARE = 0.55  # of mixed scenes
+STREET_SHARE = 0.7  # of outdoor scenes; the rest is nature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +29,8 @@ class RenderedFrame:
     """One view of a procedural scene.
 
     ``image`` is uint8 (height, width, 3) sRGB; ``depth_z_m`` float32 (height, width) in metres along the optical axis with
-    +inf where a pixel sees the sky; ``camera_to_world`` float64 (4, 4), camera axes x right, y down, z forward, world z up;
-    ``scene_kind`` is ``indoor``, ``street`` or ``nature``.
+    +inf where a pixel sees the sky; ``camera_to_world`` float64 (4, 4) with camera axes x right, y down, z forward and the
+    world's z up; ``scene_kind`` is ``indoor``, ``street`` or ``nature``.
     """
 
     image: np.ndarray
@@ -34,24 +42,37 @@ class RenderedFrame:
     view: int
 
 
-_BANK = None
+_textures: TextureBank | None = None
 
 
-def preload_textures():
-    """Build the texture bank of this process (about 2.5 seconds, 113 MiB); processes forked afterwards share it."""
-    global _BANK
-    if _BANK is None:
-        from data_shards.rendering.legacy_tex import Bank
-
-        _BANK = Bank(0)
-    return _BANK
+def preload_textures() -> TextureBank:
+    """This process's textures, built on the first call (about two seconds, 114 MiB); processes forked afterwards share them."""
+    global _textures
+    if _textures is None:
+        _textures = TextureBank(seed=0)
+    return _textures
 
 
 def scene_kind_of(seed: int, kind: str = "mixed") -> str:
-    """``indoor`` or ``outdoor``: which scene ``render_scene(seed, kind)`` shows, without building it."""
+    """``indoor`` or ``outdoor``: what ``render_scene(seed, kind)`` shows, known without building it.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
     if kind not in KINDS:
         raise ValueError(f"scene kind {kind!r}: choose one of {', '.join(KINDS)}")
-    return kind if kind != "mixed" else ("indoor" if np.random.default_rng([seed, 31]).random() < 0.55 else "outdoor")
+    if kind != "mixed":
+        return kind
+    return "indoor" if np.random.default_rng([seed, 31]).random() < INDOOR_SHARE else "outdoor"
+
+
+def build_scene(seed: int, kind: str = "mixed") -> Scene:
+    """The scene of a seed."""
+    rng = np.random.default_rng([seed, 12345])
+    if scene_kind_of(seed, kind) == "indoor":
+        return build_room(rng, preload_textures())
+    build = build_street if rng.random() < STREET_SHARE else build_landscape
+    return build(rng, preload_textures())
 
 
 def render_scene(
@@ -59,25 +80,19 @@ def render_scene(
 ) -> list[RenderedFrame]:
     """Render ``views`` frames of one random scene.
 
-    ``size`` is (width, height) in pixels; ``None`` draws one of several sizes for each view.
-    """
-    from data_shards.rendering.legacy_render import Renderer
-    from data_shards.rendering.legacy_scene import make_scene, pick_camera
+    ``size`` is (width, height) in pixels; ``None`` draws one of several sizes for each view. ``quality`` 0 is a draft for
+    small images at half the time, 1 the usual.
 
-    scene = make_scene(seed, preload_textures(), scene_kind_of(seed, kind))
+    Raises:
+        ValueError: an unknown kind or quality, or Embree is missing.
+    """
+    if quality not in range(len(QUALITIES)):
+        raise ValueError(f"quality {quality}: choose one of {', '.join(map(str, range(len(QUALITIES))))}")
+    scene = build_scene(seed, kind)
     renderer = Renderer(scene, quality)
     frames = []
     for view in range(views):
-        rng = np.random.default_rng([seed, view, 99])
-        result = None
-        while result is None:
-            cam = pick_camera(rng, scene, renderer.tr, size)
-            result = renderer.trace_rgbd(cam, seed * 131 + view)
-        image, depth, _ = result
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = cam["R"], cam["t"]
-        camera = Camera(cam["fx"], cam["fy"], cam["cx"], cam["cy"])
-        frames.append(
-            RenderedFrame((image * 255 + 0.5).astype(np.uint8), depth.astype(np.float32), camera, pose, scene.kind, seed, view)
-        )
+        camera = choose_camera(np.random.default_rng([seed, view, 99]), scene, renderer.tracer, size)
+        image, depth = renderer.render(camera, seed * 131 + view)
+        frames.append(RenderedFrame(image, depth, camera.intrinsics, camera.camera_to_world(), scene.kind, seed, view))
     return frames

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import simplejpeg
 
-from data_shards.rendering.frames import KINDS, QUALITIES, RenderedFrame, preload_textures, render_scene, scene_kind_of
+from data_shards.rendering.frames import KINDS, RenderedFrame, preload_textures, render_scene, scene_kind_of
+from data_shards.rendering.renderer import QUALITIES
 from data_shards.schema import DepthType, LabelKind, Sample, SampleMeta
 from data_shards.sources.base import SourceItem
 
@@ -44,8 +45,8 @@ class RenderedSource:
             raise ValueError(f"rendered: width={self.width} height={self.height}: give both (at least 16), or neither for mixed sizes")
         if self.kind not in KINDS:
             raise ValueError(f"rendered: kind={self.kind!r}: choose one of {', '.join(KINDS)}")
-        if self.quality not in QUALITIES:
-            raise ValueError(f"rendered: quality={self.quality}: choose one of {', '.join(map(str, QUALITIES))}")
+        if self.quality not in range(len(QUALITIES)):
+            raise ValueError(f"rendered: quality={self.quality}: choose one of {', '.join(map(str, range(len(QUALITIES))))}")
         if self.first_scene + self.scenes > SEED_STRIDE:
             raise ValueError(f"rendered: first_scene + scenes must stay below {SEED_STRIDE}")
 
