@@ -8,7 +8,7 @@ Lidar and cameras do not fire together (up to 50 ms, more than half a metre at s
 ``inv(pose of the camera at its time) @ pose of the lidar at its time``. Where a scene has no poses, the calibration's
 extrinsics are used, and the car's motion between the two is not undone. The nearest point wins a pixel. Depth is z.
 
-Points are in the lidar's axes, in metres: ``npz`` key 'data', columns X, Y, Z, intensity. Intrinsics are pinhole with pixel centres at whole
+Points are in the lidar's axes, in metres: ``npz`` key 'data', columns X, Y, Z, intensity. Intrinsics are pinhole, pixel centres at whole
 numbers (the maker undistorts the images; a camera with skew or distortion is refused). The lidar sits on the roof and sees over
 some edges: a few background points lie on foreground objects, mostly in the cameras to the sides. One scene is one group.
 """
