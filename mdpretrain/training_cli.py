@@ -9,6 +9,7 @@ runs/NAME/ledger/            with --ledger: every sample that was trained on
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 import warnings
 from typing import Any, Literal, NoReturn
@@ -47,7 +48,15 @@ class StrictParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing a usage of two hundred options."""
-        raise ValueError(message) from ex
+        raise ValueError(readable(message)) from ex
+
+
+def readable(message: str) -> str:
+    """jsonargparse's complaint without its list of union types: ``model: network: Option 'widht' is not accepted``."""
+    text = " ".join(message.split())
+    text = re.sub(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - ", "", text)
+    text = re.sub(r" - Expected a <class 'NoneType'>.*$", "", text)
+    return re.sub(r'Parser key "([^"]+)":', r"\1:", text)
 
 
 class SaveRunConfig(SaveConfigCallback):

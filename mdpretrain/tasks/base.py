@@ -18,6 +18,9 @@ from mdpretrain.structures import DepthBatch, DepthPrediction
 from mdpretrain.tasks.optimizer import AdamW, build_optimizer
 from mdpretrain.tasks.schedule import Schedule
 
+DEFAULT_OPTIMIZER = AdamW()
+DEFAULT_SCHEDULE = Schedule()
+
 
 class TrainingTask(lightning.LightningModule):
     """A network, a loss table, an optimiser and a schedule; a method of training overrides ``predict_depth``.
@@ -27,12 +30,14 @@ class TrainingTask(lightning.LightningModule):
 
     stored_modules: tuple[str, ...] = ("network",)
 
-    def __init__(self, network: nn.Module, loss: nn.Module, optimizer: AdamW | None = None, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, loss: nn.Module, optimizer: AdamW = DEFAULT_OPTIMIZER, schedule: Schedule = DEFAULT_SCHEDULE
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
-        self.optimizer_settings = optimizer if optimizer is not None else AdamW()
-        self.schedule = schedule if schedule is not None else Schedule()
+        self.optimizer_settings = optimizer
+        self.schedule = schedule
 
     def predict_depth(self, batch: DepthBatch) -> DepthPrediction:
         """The network's prediction for one batch."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class AdamW:
     """What a recipe says about the optimiser.
 

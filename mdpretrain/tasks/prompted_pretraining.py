@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from mdpretrain.structures import DepthBatch, DepthPrediction
-from mdpretrain.tasks.base import TrainingTask
+from mdpretrain.tasks.base import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, TrainingTask
 from mdpretrain.tasks.optimizer import AdamW
 from mdpretrain.tasks.prompting import prepare_batch
 from mdpretrain.tasks.schedule import Schedule
@@ -20,8 +20,8 @@ class PromptedPretraining(TrainingTask):
         loss: nn.Module,
         preparation: nn.Module,
         prior: nn.Module | None = None,
-        optimizer: AdamW | None = None,
-        schedule: Schedule | None = None,
+        optimizer: AdamW = DEFAULT_OPTIMIZER,
+        schedule: Schedule = DEFAULT_SCHEDULE,
     ) -> None:
         super().__init__(network, loss, optimizer, schedule)
         self.preparation = preparation

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Schedule:
     """The factor on every group's learning rate.
 
