@@ -1,0 +1,106 @@
+"""The report: one HTML file that needs nothing beside it, and ``metrics.json`` with the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import string
+from html import escape
+from typing import Any
+
+from data_shards.atomic import write_atomically
+from mdpretrain.evaluation import curves, pictures, tables
+from mdpretrain.evaluation.panels import ShownSample
+from mdpretrain.evaluation.protocols import Protocol
+from mdpretrain.metrics.depth import METRICS
+
+HERE = pathlib.Path(__file__).parent
+CLOUDS_SHOWN = 2
+
+
+@dataclasses.dataclass
+class ReportContent:
+    """What a report is made of. ``facts``: what was run, as (name, text) pairs; ``runs``: title -> folder with a CSV log.
+
+    ``agreement``: metrics of the student against the teacher's depth, if both ran.
+    """
+
+    title: str
+    facts: list[tuple[str, str]]
+    rows: list[dict[str, Any]]
+    protocols: list[Protocol]
+    samples: list[ShownSample] = dataclasses.field(default_factory=list)
+    runs: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, Any] | None = None
+
+
+def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
+    """Write ``index.html`` and ``metrics.json`` into ``folder``, each aside and then renamed; returns the page's path.
+
+    Raises:
+        ValueError: a run folder without a log, or the folder cannot be written.
+    """
+    page = report_html(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "metrics.json", (json.dumps(metrics_record(content), indent=1) + "\n").encode())
+    write_atomically(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def metrics_record(content: ReportContent) -> dict[str, Any]:
+    """The content of ``metrics.json``: the rows, and what their names mean."""
+    return {
+        "title": content.title,
+        "rows": content.rows,
+        "student_against_teacher": content.agreement,
+        "protocols": {protocol.name: protocol.describe() for protocol in content.protocols},
+        "metrics": {record.name: {"better": record.better, "meaning": record.meaning} for record in METRICS.values()},
+        "facts": dict(content.facts),
+    }
+
+
+def report_html(content: ReportContent) -> str:
+    """The whole page."""
+    template = string.Template((HERE / "report_template.html").read_text(encoding="utf-8"))
+    first = content.protocols[0].name
+    claims = tables.verdicts(content.rows, first, content.agreement)
+    return template.substitute(
+        title=escape(content.title),
+        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in content.facts),
+        verdicts="".join(f'<li class="{"holds" if holds else "fails"}">{escape(sentence)}</li>' for holds, sentence in claims),
+        tables="".join(_protocol_section(content.rows, protocol) for protocol in content.protocols),
+        curves=_curves_section(content.runs),
+        panels="".join(pictures.panel_html(sample) for sample in content.samples) or "<p>No sample was chosen.</p>",
+        clouds=_clouds_section(content.samples),
+        definitions="".join(
+            f"<tr><td>{escape(r.symbol)}</td><td>{escape(r.meaning)}</td><td>{r.better}</td></tr>" for r in METRICS.values()
+        ),
+        script=(HERE / "point_cloud.js").read_text(encoding="utf-8"),
+    )
+
+
+def _protocol_section(rows: list[dict[str, Any]], protocol: Protocol) -> str:
+    heading = f"<h3><code>{escape(protocol.name)}</code></h3><p>{escape(protocol.describe())}</p>"
+    overall = "<h4>Mean over sources</h4>" + tables.overall_table(rows, protocol.name)
+    each = "".join(
+        f"<h4>{escape(METRICS[name].symbol)} per source</h4>" + tables.source_table(rows, protocol.name, name)
+        for name in tables.SOURCE_TABLE_METRICS
+    )
+    return heading + overall + each
+
+
+def _curves_section(runs: dict[str, pathlib.Path]) -> str:
+    parts = []
+    for title, folder in runs.items():
+        svg = curves.loss_figure(curves.read_curves(folder), title)
+        if svg is None:
+            parts.append(f"<p>{escape(title)}: the log of {escape(str(folder))} holds no loss yet.</p>")
+        else:
+            parts.append(f'<img src="{pictures.data_uri(svg, "image/svg+xml")}" alt="loss curves of {escape(title)}">')
+    return "".join(parts) or "<p>No training run was named.</p>"
+
+
+def _clouds_section(samples: list[ShownSample]) -> str:
+    clouds = [html for sample in samples if (html := pictures.cloud_html(sample))][:CLOUDS_SHOWN]
+    return "".join(clouds) or "<p>No shown sample has a known camera.</p>"
