@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -223,7 +223,7 @@ class _StepsFrom(Sampler[int]):
         return itertools.count(self.first)
 
 
-def make_loader(dataset: Dataset, sampler: Sampler[int], num_workers: int, pin_memory: bool) -> DataLoader:
+def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_memory: bool) -> DataLoader:
     """A DataLoader that passes on what the dataset returns for each index of the sampler, in the sampler's order.
 
     It has a generator of its own: by default every new iterator draws a number from torch's global one, and a resumed run,

@@ -1,0 +1,77 @@
+"""The same global key sequence whatever the number of processes and workers; state saved under one layout restores under another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_shards import write_folder
+
+from mdpretrain.data.faults import FaultBudget, FaultLog
+from mdpretrain.data.mixture import GlobalOrder
+from mdpretrain.data.order import ShuffleOptions
+from mdpretrain.data.pipeline import Augmentation, DepthLimits, PromptOptions, SamplePipeline
+from mdpretrain.data.shard_folder import ShardFolder
+from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader
+from mdpretrain.structures import DepthBatch
+
+BATCH, STEPS = 8, 5
+IDENTITY = {"seed": 11}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[ShardFolder]:
+    root: Path = tmp_path_factory.mktemp("mixture")
+    return [ShardFolder(write_folder(root / name, sizes, name)) for name, sizes in (("one", [7, 3]), ("two", [11]), ("three", [1, 2, 1]))]
+
+
+def make_loader(folders: list[ShardFolder], rank: int, world_size: int, workers: int) -> TrainingLoader:
+    """Opened as one of ``world_size`` processes would."""
+    order = GlobalOrder(["one", "two", "three"], [3.0, 2.0, 1.0], [folder.shard_sizes for folder in folders], 11, ShuffleOptions(2, 8))
+    pipeline = SamplePipeline((12, 16), Augmentation(), PromptOptions((2, 20), interpolate=True), seed=11)
+    budget = FaultBudget()
+    batches = TrainingBatches(order, folders, [DepthLimits()] * 3, pipeline, Share(BATCH, rank, world_size), budget)
+    return TrainingLoader(batches, STEPS, workers, FaultLog(budget, None), IDENTITY)
+
+
+def global_batches(folders: list[ShardFolder], world_size: int, workers: int, state: dict | None = None) -> list[list[DepthBatch]]:
+    """Per step, the processes' batches in order of rank."""
+    loaders = [make_loader(folders, rank, world_size, workers) for rank in range(world_size)]
+    if state is not None:
+        for loader in loaders:
+            loader.load_state_dict(state)
+    return [list(step) for step in zip(*loaders)]
+
+
+def keys_of(steps: list[list[DepthBatch]]) -> list[list[str]]:
+    return [[key for batch in step for key in batch.key] for step in steps]
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (1, 3), (2, 1), (4, 2), (8, 0)])
+def test_every_layout_sees_the_same_pixels(folders: list[ShardFolder], world_size: int, workers: int) -> None:
+    reference, other = global_batches(folders, 1, 0), global_batches(folders, world_size, workers)
+    assert keys_of(reference) == keys_of(other) and len(reference) == STEPS
+    for (whole,), parts in zip(reference, other):
+        assert torch.cat([part.position for part in parts]).tolist() == whole.position.tolist()
+        for name in ("image", "depth", "valid", "intrinsics"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+        for name in ("depth_m", "mask", "interpolated_inverse_depth"):
+            assert torch.equal(torch.cat([getattr(part.prompt, name) for part in parts]), getattr(whole.prompt, name)), name
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 0), (4, 1)), ((2, 2), (1, 0)), ((4, 0), (2, 3))])
+def test_state_of_one_layout_restores_under_another(folders: list[ShardFolder], before: tuple[int, int], after: tuple[int, int]) -> None:
+    undisturbed = keys_of(global_batches(folders, 1, 0))
+    loaders = [make_loader(folders, rank, *before) for rank in range(before[0])]
+    for loader in loaders:
+        iterator = iter(loader)
+        next(iterator), next(iterator)
+    states = [loader.state_dict() for loader in loaders]
+    assert all(state == states[0] for state in states)  # a strategy that restores rank 0's state everywhere does no harm
+    assert keys_of(global_batches(folders, *after, state=states[0]))[: STEPS - 2] == undisturbed[2:]
+
+
+def test_a_batch_that_does_not_divide_is_refused(folders: list[ShardFolder]) -> None:
+    with pytest.raises(ValueError, match=r"batch_size 8 .* divide evenly among the 3 processes"):
+        make_loader(folders, 0, 3, 0)
