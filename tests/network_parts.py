@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mdpretrain.networks.module_config import build_module
-from mdpretrain.structures import DepthBatch, PreparedPrompt, SparsePrompt
+from mdpretrain.structures import DepthBatch, DepthSpace, PreparedPrompt, SparsePrompt
 
 TINY_ENCODER = {
     "class_path": "mdpretrain.networks.encoders.timm_encoder.TimmEncoder",
@@ -26,6 +26,14 @@ TINY_STUDENT = {
 TINY_ANY_DEPTH = {
     "class_path": "mdpretrain.networks.any_depth.AnyDepth",
     "init_args": {"encoder": TINY_ENCODER, "width": 16, "stage_widths": [16, 8], "head_widths": [8, 4]},
+}
+FAMILIES = {
+    "any_depth": (TINY_ANY_DEPTH, {}, DepthSpace.AFFINE_INVARIANT),
+    "residual": (TINY_TEACHER, {}, DepthSpace.METRIC),
+    "residual_without_detail": (TINY_TEACHER, {"detail_channels": 0}, DepthSpace.METRIC),
+    "direct": (TINY_TEACHER, {"output": "direct"}, DepthSpace.CANONICAL_INVERSE),
+    "deep_to_deep": (TINY_STUDENT, {}, DepthSpace.CANONICAL_INVERSE),
+    "depth_pro_order": (TINY_STUDENT, {"deep_to_deep": False}, DepthSpace.CANONICAL_INVERSE),
 }
 
 

@@ -66,7 +66,9 @@ def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
     """
     source = find_checkpoint(path)
     if source.is_dir():
-        raise ValueError(f"{source} is a DeepSpeed folder: run `mdpretrain consolidate --checkpoint {source} --output FILE.ckpt` and name that")
+        raise ValueError(
+            f"{source} is a DeepSpeed folder: run `mdpretrain consolidate --checkpoint {source} --output FILE.ckpt` and name that"
+        )
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here (pickle, zip, runtime), all meaning: this file is no good

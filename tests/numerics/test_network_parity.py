@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -35,27 +37,31 @@ def test_features_equal_timms_own(name, args):
         assert torch.equal(ours, theirs)
 
 
+_RENAMED = {  # transformers' Dinov2Model (5.x, then 4.x) -> timm
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "layernorm": "norm",
+    "encoder.layer": "blocks",
+    "attention.o_proj": "attn.proj",
+    "attention.output.dense": "attn.proj",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+_QUERY_KEY_VALUE = re.compile(r"(blocks\.\d+\.)attention\.(?:attention\.)?(q|k|v)(?:_proj|uery|ey|alue)\.(weight|bias)")
+
+
 def _dinov2_to_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """transformers' Dinov2Model keys -> timm's."""
-    out = {
-        "cls_token": state["embeddings.cls_token"],
-        "pos_embed": state["embeddings.position_embeddings"],
-        "patch_embed.proj.weight": state["embeddings.patch_embeddings.projection.weight"],
-        "patch_embed.proj.bias": state["embeddings.patch_embeddings.projection.bias"],
-        "norm.weight": state["layernorm.weight"],
-        "norm.bias": state["layernorm.bias"],
-    }
-    depth = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.layer."))
-    for i in range(depth):
-        theirs, ours = f"encoder.layer.{i}.", f"blocks.{i}."
-        for kind in ("weight", "bias"):
-            parts = [state[f"{theirs}attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
-            out[f"{ours}attn.qkv.{kind}"] = torch.cat(parts)
-            out[f"{ours}attn.proj.{kind}"] = state[f"{theirs}attention.output.dense.{kind}"]
-            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                out[f"{ours}{name}.{kind}"] = state[f"{theirs}{name}.{kind}"]
-        out[f"{ours}ls1.gamma"], out[f"{ours}ls2.gamma"] = state[f"{theirs}layer_scale1.lambda1"], state[f"{theirs}layer_scale2.lambda1"]
-    return out
+    out: dict[str, torch.Tensor] = {}
+    joined: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        for theirs, ours in _RENAMED.items():
+            key = key.replace(theirs, ours)
+        if found := _QUERY_KEY_VALUE.fullmatch(key):
+            joined.setdefault(f"{found[1]}attn.qkv.{found[3]}", {})[found[2]] = value
+        elif key != "embeddings.mask_token":
+            out[key] = value
+    return out | {key: torch.cat([parts["q"], parts["k"], parts["v"]]) for key, parts in joined.items()}
 
 
 def test_features_equal_transformers_dinov2_with_the_same_weights(tmp_path):

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from network_parts import TINY_ANY_DEPTH, TINY_ENCODER, TINY_STUDENT, TINY_TEACHER, built, made_batch
+from network_parts import FAMILIES, TINY_ENCODER, TINY_STUDENT, TINY_TEACHER, built, made_batch
 
 from mdpretrain.networks.any_depth import AnyDepth
 from mdpretrain.networks.encoders.timm_encoder import TimmEncoder
 from mdpretrain.networks.metric_anything import MetricAnythingStudent, MetricAnythingTeacher
 from mdpretrain.networks.positive_output import positive
 from mdpretrain.structures import DepthSpace, SparsePrompt
-
-FAMILIES = {
-    "any_depth": (TINY_ANY_DEPTH, {}, DepthSpace.AFFINE_INVARIANT),
-    "residual": (TINY_TEACHER, {}, DepthSpace.METRIC),
-    "residual_without_detail": (TINY_TEACHER, {"detail_channels": 0}, DepthSpace.METRIC),
-    "direct": (TINY_TEACHER, {"output": "direct"}, DepthSpace.CANONICAL_INVERSE),
-    "deep_to_deep": (TINY_STUDENT, {}, DepthSpace.CANONICAL_INVERSE),
-    "depth_pro_order": (TINY_STUDENT, {"deep_to_deep": False}, DepthSpace.CANONICAL_INVERSE),
-}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -228,3 +222,25 @@ def test_full_size_networks_build_and_run_on_the_meta_device(model, layers, feat
 
 def test_the_tiny_encoder_of_these_tests_is_what_recipes_shrink():
     assert built(TINY_ENCODER).channels == [32, 32, 32, 32]
+
+
+_TRACE_ALL = """
+import mdpretrain.compat, torch
+from network_parts import FAMILIES, built, made_batch
+for name, (config, changes, _) in FAMILIES.items():
+    network, batch = built(config, **changes).eval(), made_batch()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(batch).values, network(batch).values)
+    print(name)
+"""
+
+
+def test_forward_is_one_graph(repository):
+    """No data-dependent control flow and no synchronisation: dynamo traces every forward without a break.
+
+    In a process of its own, because this one's runtime type checks are what dynamo cannot trace.
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{repository}{os.pathsep}{repository / 'tests'}"}
+    run = subprocess.run([sys.executable, "-c", _TRACE_ALL], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.split() == list(FAMILIES)
