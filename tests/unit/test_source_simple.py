@@ -12,7 +12,9 @@ from source_fixtures import plane_z, write_codes, write_colour
 
 from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.base import RejectedSample
+from data_shards.sources.registry import CLASSES
 from data_shards.sources.simple import Simple
+from data_shards.sources.simple_record import NOTES, OPTIONAL, REQUIRED, UNITS
 
 CAMERA = {"fx": 60.0, "fy": 61.0, "cx": 31.5, "cy": 23.5}
 RECORD = {
@@ -151,3 +153,26 @@ def test_wrong_folders(tmp_path):
         Simple(tmp_path / "nowhere").items()
     with pytest.raises(ValueError, match="no frames found"):
         Simple(tmp_path).items()
+
+
+def test_the_documented_example_is_read(tmp_path, repository):
+    """The JSON in docs/sources.md, word for word, describes a frame that reads."""
+    example = (repository / "docs/sources.md").read_text().split("```json\n")[1].split("```")[0]
+    folder = tmp_path / "kitchen"
+    write_colour(folder / "0000.rgb.jpg", 640, 480)
+    write_codes(folder / "0000.depth.png", np.full((240, 320), 1500))
+    write_codes(folder / "0000.prior.png", np.full((240, 320), 512))
+    sky = np.zeros((240, 320), np.uint8)
+    sky[:9] = 1
+    Image.fromarray(sky).save(folder / "0000.sky.png")
+    (folder / "0000.json").write_text(example)
+    sample = read_one(tmp_path)
+    assert sample.meta.camera == Camera(525.0, 525.0, 320.0, 240.0)
+    assert (sample.depth[9:] == 1.5).all() and np.isposinf(sample.depth[:9]).all()
+    assert (sample.prior == 2.0).all() and sample.meta.group == "kitchen, first floor"
+
+
+def test_every_source_and_field_is_documented(repository):
+    text = (repository / "docs/sources.md").read_text()
+    assert [name for name in CLASSES if f"| `{name}` |" not in text] == []
+    assert [field for field in REQUIRED + OPTIONAL + NOTES + tuple(UNITS) if f"`{field}`" not in text] == []
