@@ -78,13 +78,14 @@ def view_score(camera: PlacedCamera, scene: Scene, tracer: RayTracer) -> float:
     z = hits.distance[hit]
     nearest, median = np.quantile(z, [0.02, 0.5])
     spread = float(np.std(np.log(z)))
-    wanted = 0.25 if nearest < 3 else 0.3
+    wanted_spread = 0.25 if nearest < 3 else 0.3
+    wanted_median_m = 2.5 if scene.room_size is None else 0.9  # outdoors less means: inside a car
     return min(
         1.0,
         float(hit.mean()) / 0.4,
         float(nearest) / 0.35,
-        float(median) / 0.9,
-        spread / wanted,
+        float(median) / wanted_median_m,
+        spread / wanted_spread,
         float((z < FARTHEST_USUAL_M).mean()) / 0.8,
         (1 - _largest_plane(scene, hits.triangle[hit])) / 0.35,
     )

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from data_shards.rendering.cameras import PlacedCamera
-from data_shards.rendering.light.filters import edges
+from data_shards.rendering.light.filters import Smoother, edges
 from data_shards.rendering.light.indirect import Bounces, indirect_irradiance, outside_irradiance
 from data_shards.rendering.light.shading import ArrivingLight, direct_light, edge_samples, mirrored_light, radiance, reflect, reflectance
 from data_shards.rendering.light.sources import Lighting
@@ -31,12 +31,12 @@ class Quality:
     gather_rays: int  # in so many directions
     gather_smoothing: tuple[int, ...]
     lamps: int  # lamps and windows that cast direct light
-    edge_samples: int  # extra rays in pixels on an edge
+    edge_samples: int  # rays in pixels on an edge, beside the one through their centre
 
 
 QUALITIES = (
-    Quality(gather_step=4, gather_rays=6, gather_smoothing=(1, 2), lamps=2, edge_samples=2),
-    Quality(gather_step=2, gather_rays=12, gather_smoothing=(1, 2, 4), lamps=3, edge_samples=4),
+    Quality(gather_step=4, gather_rays=8, gather_smoothing=(1, 2, 4), lamps=2, edge_samples=1),
+    Quality(gather_step=2, gather_rays=12, gather_smoothing=(1, 2, 4), lamps=3, edge_samples=3),
 )
 
 
@@ -63,7 +63,8 @@ class Renderer:
             bounces = Bounces(self.scene, self.tracer, self.surfaces, self.lighting, ambient)
             light = self._arriving_light(visible, bounces, rng)
             out[:, visible.pixels] = radiance(self.scene, visible.surface, light, visible.z * visible.ray_lengths)
-        factor = exposure(out, out.take(visible.sky_pixels, 1), stops)
+        sky = out.take([] if visible.indoor else visible.sky_pixels, 1)
+        factor = exposure(out, sky, stops)
         image = to_display(out, factor)
         if len(visible.pixels):
             self._smooth_edges(image, depth, visible, bounces, camera, light, factor)
@@ -77,10 +78,11 @@ class Renderer:
         if visible.indoor:
             outside, light = outside_irradiance(visible, self.scene)
             indirect[:, outside] = light
-        direct, highlights = direct_light(visible, self.lighting, rng, quality.lamps, mirrors)
+        smooth = Smoother(visible.guides(), (1, 2) if self.lighting.sources else (1,), radius=1)
+        direct, highlights = direct_light(visible, self.lighting, rng, quality.lamps, mirrors, smooth)
         environment = indirect * (1 / PI)
         if len(mirrors):
-            reflect(visible, self.scene, bounces, environment, mirrors, rng)
+            reflect(visible, self.scene, bounces, environment, mirrors, rng, smooth)
         diffuse = (direct + indirect) * ((1 - surface.metallic) * (1 / PI))
         return ArrivingLight(diffuse, mirrored_light(surface, fresnel, environment, highlights))
 
@@ -94,10 +96,10 @@ class Renderer:
         light: ArrivingLight,
         factor: float,
     ) -> None:
-        """Antialias: replace the pixels on edges in ``image`` (3, pixels) by the mean of several samples."""
+        """Antialias: replace the pixels on edges in ``image`` (3, pixels) by the mean with further samples."""
         material = visible.full(visible.surface.material, -1)
         is_edge = edges(visible.as_image(material), depth, visible.as_image(visible.full_face_normals))
         edge_pixels = np.flatnonzero(is_edge)
         if len(edge_pixels):
             samples = edge_samples(visible, self.scene, bounces, camera, light, edge_pixels, self.quality.edge_samples)
-            image[:, edge_pixels] = to_display(samples, factor).mean(2)
+            image[:, edge_pixels] = (image[:, edge_pixels] + to_display(samples, factor).sum(2)) / FLOAT(1 + self.quality.edge_samples)

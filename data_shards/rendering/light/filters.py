@@ -20,29 +20,41 @@ class Guides(NamedTuple):
     pixel_angle: float
 
 
-def smoothed(values: np.ndarray, guides: Guides, steps: tuple[int, ...], radius: int) -> np.ndarray:
-    """Edge-avoiding a-trous wavelet smoothing (Dammertz et al. 2010) of (c, h, w), once per step width.
+class Smoother:
+    """Edge-avoiding a-trous wavelet smoothing (Dammertz et al. 2010), once per width in ``steps``.
 
     Neighbours count when they lie on the same plane (within a pixel's size) and face the same way. ``radius`` 1 or 2 taps.
+    The weights depend on the guides only and are computed once for all maps that are smoothed.
     """
-    height, width = values.shape[1:]
-    reach = range(-radius, radius + 1)
-    offsets = [(dy, dx) for dy in reach for dx in reach if (dy or dx) and abs(dy) + abs(dx) < 4]
-    tolerance = 1 / (guides.z * FLOAT(guides.pixel_angle * 2) + FLOAT(1e-3))
-    for step in steps:
-        total = values * FLOAT(TAPS[0] ** 2)
-        weights = np.full((height, width), TAPS[0] ** 2, FLOAT)
-        for dy, dx in offsets:
-            here, there = _shifted(dy * step, dx * step, height, width)
-            normal = guides.normal[:, *here]
-            off_plane = dot(guides.position[:, *there] - guides.position[:, *here], normal) * tolerance[here] * FLOAT(1 / step)
-            alike = np.maximum(dot(normal, guides.normal[:, *there]), 0) ** 2
-            alike *= alike
-            weight = np.exp(-np.minimum(off_plane * off_plane, 30)) * (alike * alike) * FLOAT(TAPS[abs(dy)] * TAPS[abs(dx)])
-            total[:, *here] += values[:, *there] * weight
-            weights[here] += weight
-        values = total / weights
-    return values
+
+    def __init__(self, guides: Guides, steps: tuple[int, ...], radius: int):
+        height, width = guides.z.shape
+        reach = range(-radius, radius + 1)
+        offsets = [(dy, dx) for dy in reach for dx in reach if (dy or dx) and abs(dy) + abs(dx) < 4]
+        tolerance = 1 / (guides.z * FLOAT(guides.pixel_angle * 2) + FLOAT(1e-3))
+        self._passes = []
+        for step in steps:
+            terms = []
+            total = np.full((height, width), TAPS[0] ** 2, FLOAT)
+            for dy, dx in offsets:
+                here, there = _shifted(dy * step, dx * step, height, width)
+                normal = guides.normal[:, *here]
+                off_plane = dot(guides.position[:, *there] - guides.position[:, *here], normal) * tolerance[here] * FLOAT(1 / step)
+                alike = np.maximum(dot(normal, guides.normal[:, *there]), 0) ** 2
+                alike *= alike
+                weight = np.exp(-np.minimum(off_plane * off_plane, 30)) * (alike * alike) * FLOAT(TAPS[abs(dy)] * TAPS[abs(dx)])
+                total[here] += weight
+                terms.append((here, there, weight))
+            self._passes.append((terms, 1 / total))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Smooth a map (c, h, w)."""
+        for terms, inverse_total in self._passes:
+            out = values * FLOAT(TAPS[0] ** 2)
+            for here, there, weight in terms:
+                out[:, *here] += values[:, *there] * weight
+            values = out * inverse_total
+        return values
 
 
 def _shifted(dy: int, dx: int, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from data_shards.rendering.light.filters import Guides, smoothed
+from data_shards.rendering.light.filters import Guides, Smoother
 from data_shards.rendering.light.sources import Lighting
 from data_shards.rendering.light.surfaces import SurfaceSampler, lifted, sky_column
 from data_shards.rendering.light.visible import Visible
@@ -65,7 +65,7 @@ def indirect_irradiance(
     )
     coarse = np.zeros((3, len(coarse_pixels)), FLOAT)
     coarse[:, valid] = _gather(visible, coarse_pixels[valid], bounces, rng, rays)
-    coarse = smoothed(coarse.reshape(3, *shape), guides, smoothing, radius=2)
+    coarse = Smoother(guides, smoothing, radius=2)(coarse.reshape(3, *shape))
     return _upsampled(visible, coarse.reshape(3, -1), valid, guides, step)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from data_shards.rendering.cameras import PlacedCamera
-from data_shards.rendering.light.filters import smoothed
+from data_shards.rendering.light.filters import Smoother
 from data_shards.rendering.light.indirect import Bounces
 from data_shards.rendering.light.sources import Lighting
 from data_shards.rendering.light.surfaces import SurfacePoints
@@ -35,7 +35,7 @@ def reflectance(visible: Visible) -> tuple[np.ndarray, np.ndarray]:
 
 
 def direct_light(
-    visible: Visible, lighting: Lighting, rng: np.random.Generator, lamps: int, mirrors: np.ndarray
+    visible: Visible, lighting: Lighting, rng: np.random.Generator, lamps: int, mirrors: np.ndarray, smooth: Smoother
 ) -> tuple[np.ndarray, np.ndarray]:
     """Irradiance and highlights (3, n each) from the sun and the strongest ``lamps``, smoothed. Mirrors get no highlights."""
     surface, n = visible.surface, visible.positions.shape[1]
@@ -59,8 +59,7 @@ def direct_light(
             light, direction = lighting.from_source(source, visible.positions, surface.normal, rng)
             receive(light * FLOAT(rest), direction)
     both = visible.as_image(visible.full(np.concatenate([irradiance, highlights])))
-    both = smoothed(both, visible.guides(), (1, 2) if lighting.sources else (1,), radius=1)
-    both = both.reshape(6, -1).take(visible.pixels, 1)
+    both = smooth(both).reshape(6, -1).take(visible.pixels, 1)
     return both[:3], both[3:]
 
 
@@ -77,7 +76,13 @@ def _highlight(normal: np.ndarray, light: np.ndarray, view: np.ndarray, roughnes
 
 
 def reflect(
-    visible: Visible, scene: Scene, bounces: Bounces, environment: np.ndarray, mirrors: np.ndarray, rng: np.random.Generator
+    visible: Visible,
+    scene: Scene,
+    bounces: Bounces,
+    environment: np.ndarray,
+    mirrors: np.ndarray,
+    rng: np.random.Generator,
+    smooth: Smoother,
 ) -> None:
     """Replace ``environment`` (3, n), the light from the mirrored direction, by traced rays at the ``mirrors`` (indices)."""
     surface = visible.surface
@@ -95,7 +100,7 @@ def reflect(
     radiance = np.minimum(radiance, FLOAT(np.percentile(radiance, 97) * 2 + 1e-4))
     pixels = visible.pixels[mirrors]
     weighted = visible.full(np.concatenate([radiance, np.ones((1, len(mirrors)), FLOAT)]), pixels=pixels)
-    blurred = smoothed(visible.as_image(weighted), visible.guides(), (1, 2), radius=1).reshape(4, -1).take(pixels, 1)
+    blurred = smooth(visible.as_image(weighted)).reshape(4, -1).take(pixels, 1)
     blurred = blurred[:3] / blurred[3]
     radiance = np.where(roughness < 0.12, (radiance + blurred) * FLOAT(0.5), blurred)
     dullness = roughness * FLOAT(0.6)

@@ -18,7 +18,7 @@ def exposure(radiance: np.ndarray, sky: np.ndarray, stops: float) -> float:
     key = 0.4 * float(np.exp(np.log(clipped + 1e-4).mean())) + 0.4 * float(median) + 0.2 * float(clipped.mean())
     factor = 0.26 * np.exp(stops) / (key + 1e-5)
     if sky.shape[1] > 0.03 * radiance.shape[1]:
-        factor = min(factor, 1.5 * np.exp(stops) / (float(np.median(sky.mean(0))) + 1e-5))
+        factor = min(factor, 2.0 * np.exp(stops) / (float(np.median(sky.mean(0))) + 1e-5))
     return float(np.clip(factor, 1e-3, 1e3))
 
 

@@ -144,12 +144,22 @@ def bars(corners: Sequence[Sequence[float]], size: Sequence[float]) -> Mesh:
     return joined(*(Mesh(one.positions + np.asarray(corner, FLOAT), one.normals, one.uv) for corner in corners))
 
 
-def leaf_cloud(rng: np.random.Generator, count: int, radii: Sequence[float], size: float, hollow: float = 0.5) -> Mesh:
-    """Pointed leaves scattered through an ellipsoid; ``hollow`` is the fraction of the radius that stays empty."""
+def leaf_cloud(
+    rng: np.random.Generator,
+    count: int,
+    radii: Sequence[float] | np.ndarray,
+    size: float,
+    hollow: float = 0.5,
+    centres: np.ndarray | float = 0.0,
+) -> Mesh:
+    """Pointed leaves scattered through an ellipsoid; ``hollow`` is the fraction of the radius that stays empty.
+
+    ``radii`` and ``centres`` may also be given per leaf, (count, 3).
+    """
     outward = rng.normal(size=(count, 3))
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     ripple = 1 + 0.25 * np.sin(outward @ [5.0, 7.0, 6.0])[:, None]
-    centre = outward * (hollow + (1 - hollow) * rng.random((count, 1))) * radii * ripple
+    centre = outward * (hollow + (1 - hollow) * rng.random((count, 1))) * radii * ripple + centres
     stem = rng.normal(size=(count, 3))
     stem -= 0.6 * np.einsum("ij,ij->i", stem, outward)[:, None] * outward  # leaves lie along the crown's surface
     stem /= np.linalg.norm(stem, axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +33,12 @@ def _car_body(length: float, width: float, height: float, outline: tuple[tuple[f
     return surface(points, uv_grid(x[:, None], np.linspace(0, 3, len(ring))[None]))
 
 
+@functools.cache
+def _wheel() -> tuple[Mesh, Mesh]:
+    """Tyre and hub, lying flat."""
+    return torus(0.22, 0.09), cylinder(0.2, 0.1, 14)
+
+
 def car(here: LocalFrame) -> None:
     """A parked or driving car: body with windows, bumpers, lamps and wheels."""
     length, width, height = here.uniform(3.6, 4.9), here.uniform(1.65, 1.9), here.uniform(1.4, 1.9)
@@ -51,12 +58,13 @@ def car(here: LocalFrame) -> None:
         here.add(box(0.06, width * 0.96, 0.4, 0.02), bumper, (end * length * 0.492, 0, CLEARANCE))
         lamps = bars([(end * length * 0.497, side * width * 0.36, 0.45 * height) for side in (-1, 1)], (0.05, width * 0.2, 0.1))
         here.add(lamps, here.plain(lamp, 0.1))
-    tyre, hub = here.plain(0.01, 0.8), here.material("metal")
+    rubber, metal = here.plain(0.01, 0.8), here.material("metal")
+    tyre, hub = _wheel()
     for x in (-0.3 * length, 0.31 * length):
         for side in (-1, 1):
-            at, upright = (x, side * (width / 2 - 0.1), 0.31), rotation_x(np.pi / 2)
-            here.add(torus(0.22, 0.09), tyre, at, upright)
-            here.add(cylinder(0.2, 0.1, 14), hub, (x, at[1] + side * 0.03 + 0.05, 0.31), upright)
+            y = side * (width / 2 - 0.1)
+            here.add(tyre, rubber, (x, y, 0.31), rotation_x(np.pi / 2))
+            here.add(hub, metal, (x, y + side * 0.03 + 0.05, 0.31), rotation_x(np.pi / 2))
 
 
 def person(here: LocalFrame) -> None:

@@ -21,14 +21,15 @@ def tree(here: LocalFrame, height: float, leaves: int = 800) -> None:
     trunk = np.stack([np.zeros(3), fork, top])
     here.add(tube(trunk, np.array([radius * 1.4, radius, radius * 0.4]), 8), bark)
     crowns, crown_width = int(rng.integers(2, 6)), height * here.uniform(0.16, 0.28)
-    leaf_size = height * 0.022 * (900 / leaves) ** 0.5  # fewer leaves are larger, so that the crown stays as dense
-    for _ in range(crowns):
-        angle, reach = here.uniform(0, 6.28), crown_width * here.uniform(0.2, 0.9)
-        level = trunk_height + (height - trunk_height) * here.uniform(0.3, 0.8)
-        centre = bend + np.array([np.cos(angle) * reach, np.sin(angle) * reach, level])
+    angle, reach = rng.uniform(0, 6.28, crowns), crown_width * rng.uniform(0.2, 0.9, crowns)
+    level = trunk_height + (height - trunk_height) * rng.uniform(0.3, 0.8, crowns)
+    centres = bend + np.stack([np.cos(angle) * reach, np.sin(angle) * reach, level], 1)
+    for centre in centres:
         here.add(tube(np.stack([fork, centre]), radius * 0.5, 5), bark)
-        radii = np.array([crown_width, crown_width, (height - trunk_height) * 0.4]) * here.uniform(0.6, 1.1)
-        here.add(leaf_cloud(rng, leaves // crowns, radii, leaf_size, 0.45), green, centre)
+    radii = np.array([crown_width, crown_width, (height - trunk_height) * 0.4]) * rng.uniform(0.6, 1.1, (crowns, 1))
+    crown = np.arange(leaves) % crowns
+    leaf_size = height * 0.022 * (900 / leaves) ** 0.5  # fewer leaves are larger, so that the crown stays as dense
+    here.add(leaf_cloud(rng, leaves, radii[crown], leaf_size, 0.45, centres[crown]), green)
 
 
 def conifer(here: LocalFrame, height: float, leaves: int = 600) -> None:
