@@ -8,6 +8,7 @@ runs/NAME/ledger/            with --ledger: every sample that was trained on
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import re
 import sys
@@ -175,5 +176,18 @@ class TrainingCLI(LightningCLI):
 def run_training(arguments: list[str]) -> int:
     """``fit`` or ``validate`` with the arguments that follow."""
     torch.set_float32_matmul_precision("high")
+    _quieten()
     TrainingCLI(arguments)
     return 0
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says to everybody; its warnings about this run stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",  # Lightning's own use of torch's pytree
+        ".*You have overridden `transfer_batch_to_device`.*",  # on purpose: moves without waiting
+        ".*does not have many workers.*",  # the recipe says how many
+    ):
+        warnings.filterwarnings("ignore", message=message)

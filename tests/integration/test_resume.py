@@ -1,0 +1,77 @@
+"""kill -9 and resume: the later losses equal, to the bit, those of the run that was never killed (CPU, float32)."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+
+import pytest
+from shard_parts import write_folder
+from training_runs import losses, recipe, run, write_recipe
+
+from mdpretrain.tasks.predictor import load_predictor
+
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_folder(folder / "train", 22)  # 5 batches of 4 in a pass: the run crosses a pass
+    write_folder(folder / "val", 3, first=100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: pathlib.Path) -> pathlib.Path:
+    config = write_recipe(shards / "undisturbed.yaml", recipe(shards))
+    assert run(["fit", "--config", config, "--run_dir", str(shards / "undisturbed")]) == [0]
+    assert sorted(losses(shards / "undisturbed")) == list(range(STEPS))
+    return shards / "undisturbed"
+
+
+def _seen(run_dir: pathlib.Path) -> dict[int, list[str]]:
+    lines = (run_dir / "ledger" / "rank_0.jsonl").read_text().splitlines()
+    return {record["step"]: record["keys"] for record in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize(("workers", "while_saving"), [(0, False), (2, True)])
+def test_killed_and_resumed_run_equals_the_undisturbed_one(
+    tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path, workers: int, while_saving: bool
+) -> None:
+    step = random.randint(1, STEPS - 1)  # any step must do
+    step = max(2, step - step % 2) if while_saving else step
+    killer = {"class_path": "training_runs.KillAt", "init_args": {"step": step, "while_saving": while_saving}}
+    base = recipe(shards, data={"num_workers": workers})
+    doomed = write_recipe(tmp_path / "doomed.yaml", {**base, "trainer": {**base["trainer"], "callbacks": [killer]}})
+    healthy = write_recipe(tmp_path / "healthy.yaml", base)
+    run_dir = tmp_path / "run"
+
+    assert run(["fit", "--config", doomed, "--run_dir", str(run_dir), "--resume"]) == [-9], f"killed at step {step}"
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    (run_dir / "checkpoints" / "step_00000099.ckpt.partial").write_bytes(b"half a checkpoint")
+    assert run(["fit", "--config", healthy, "--run_dir", str(run_dir), "--resume"]) == [0]
+
+    assert losses(run_dir) == losses(undisturbed), f"killed at step {step}"
+    assert _seen(run_dir) == _seen(undisturbed), f"killed at step {step}"
+    assert load_predictor(run_dir).fingerprint == load_predictor(undisturbed).fingerprint
+    assert not list((run_dir / "checkpoints").glob("*.partial"))
+
+
+def test_same_recipe_and_seed_twice_is_the_same_run_and_another_seed_is_not(
+    tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    config = write_recipe(tmp_path / "again.yaml", recipe(shards))
+    assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "again")]) == [0]
+    assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "other"), "--seed_everything", "4", "--trainer.max_steps", "2"]) == [0]
+    assert losses(tmp_path / "again") == losses(undisturbed)
+    assert losses(tmp_path / "other")[0] != losses(undisturbed)[0]
+
+
+def test_a_finished_run_can_be_lengthened(tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    config = write_recipe(tmp_path / "short.yaml", recipe(shards))
+    arguments = ["fit", "--config", config, "--run_dir", str(tmp_path / "short")]
+    assert run([*arguments, "--trainer.max_steps", "5"]) == [0]  # ends on the last batch of a pass
+    assert run([*arguments, "--resume"]) == [0]
+    assert losses(tmp_path / "short") == losses(undisturbed)

@@ -1,0 +1,137 @@
+"""Runs of the command line in forked processes, so that a test can kill one, or start several ranks, without paying for imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import socket
+import sys
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from training_parts import ENCODER, PRIOR_NETWORK, STUDENT_NETWORK
+
+from mdpretrain.cli import main
+
+
+def recipe(folder: pathlib.Path, **changes: Any) -> dict[str, Any]:
+    """A run of a few steps on the shards in ``folder``: a student whose encoder has drop-path, so that random state matters."""
+    encoder = {**ENCODER, "init_args": {**ENCODER["init_args"], "model_args": {**ENCODER["init_args"]["model_args"], "drop_path_rate": 0.3}}}
+    network = {**STUDENT_NETWORK, "init_args": {**STUDENT_NETWORK["init_args"], "encoder": encoder}}
+    content: dict[str, Any] = {
+        "seed_everything": 3,
+        "wandb": "off",
+        "tensorboard": False,
+        "ledger": True,
+        "progress_every_s": 1000.0,
+        "checkpoint_every_n_steps": 2,
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 9, "log_every_n_steps": 1, "val_check_interval": 4},
+        "model": {
+            "class_path": "mdpretrain.tasks.distillation.Distillation",
+            "init_args": {
+                "network": network,
+                "loss": {
+                    "class_path": "mdpretrain.losses.table.LossTable",
+                    "init_args": {"terms": {"default": [{"name": "distance_balanced"}]}},
+                },
+                "optimizer": {"lr": 1e-3},
+                "schedule": {"kind": "cosine", "warmup_steps": 2, "total_steps": 12},
+            },
+        },
+        "data": {"train": [{"path": str(folder / "train")}], "val": [str(folder / "val")], "image_size": [48, 64], "batch_size": 4},
+    }
+    return _merge(content, changes)
+
+
+def prior_model() -> dict[str, Any]:
+    """The ``model`` section of an affine-invariant run."""
+    return {
+        "class_path": "mdpretrain.tasks.affine_invariant.AffineInvariantTraining",
+        "init_args": {
+            "network": PRIOR_NETWORK,
+            "loss": {"class_path": "mdpretrain.losses.table.LossTable", "init_args": {"terms": {"default": [{"name": "ssi_mae"}]}}},
+        },
+    }
+
+
+def write_recipe(path: pathlib.Path, content: dict[str, Any]) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def run(arguments: list[str], ranks: int = 1, deadline_s: float = 120.0) -> list[int]:
+    """Exit codes of ``mdpretrain ARGUMENTS`` in ``ranks`` processes (negative: the signal that ended it).
+
+    Several ranks find each other through the environment that torchrun would set.
+    """
+    context = multiprocessing.get_context("fork")
+    port = _free_port()
+    processes = [context.Process(target=_child, args=(arguments, rank, ranks, port)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(deadline_s)
+    codes = [process.exitcode if process.exitcode is not None else -999 for process in processes]
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return codes
+
+
+class KillAt(lightning.Callback):
+    """kill -9 of its own process, after a step or while that step's checkpoint is being put together."""
+
+    def __init__(self, step: int, while_saving: bool = False) -> None:
+        self.step, self.while_saving = step, while_saving
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.while_saving:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step and self.while_saving:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def losses(run_dir: pathlib.Path) -> dict[int, str]:
+    """Step -> training loss, as written to the last digit."""
+    lines = (run_dir / "csv" / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
+    return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
+
+
+def _child(arguments: list[str], rank: int, ranks: int, port: int) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        os.environ.update(
+            {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "LOCAL_WORLD_SIZE": str(ranks),
+                "GROUP_RANK": "0",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "TORCHELASTIC_RUN_ID": "test",
+                "GLOO_SOCKET_IFNAME": "lo",
+            }
+        )
+    sys.exit(main([*arguments, "--debug"]))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) and key != "model" else value
+    return merged
