@@ -22,6 +22,7 @@ class Arkit(PairedDepth):
     """Options as in ``PairedDepth`` (``layout`` is not used), and ``as_prompt``: store the map as the sensor's prompt too."""
 
     name: ClassVar[str] = "arkit"
+    expected_files: ClassVar[str] = "imageX + arkit_depthX"
 
     sensor: str = "iphone_lidar"
     as_prompt: bool = True

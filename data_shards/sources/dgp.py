@@ -124,7 +124,7 @@ def _item(image: dict[str, Any], cloud: dict[str, Any], calibration: dict[str, A
 
 def _is_pose(pose: dict[str, Any] | None) -> bool:
     """A pose counts when its quaternion has a length; absent protobuf fields come as nothing or as zeros."""
-    return bool(pose) and any(pose.get("rotation", {}).values())
+    return pose is not None and any(pose.get("rotation", {}).values())
 
 
 def _matrix(pose: dict[str, Any]) -> np.ndarray:

@@ -41,6 +41,7 @@ class PairedDepth:
     """
 
     name: ClassVar[str] = "paired_depth"
+    expected_files: ClassVar[str] = ""
 
     input_path: Path
     layout: str = "auto"
@@ -72,7 +73,8 @@ class PairedDepth:
 
     def items(self) -> list[SourceItem]:
         """One item per frame; a frame whose partner is missing is an item too, which ``read`` rejects."""
-        root = require_folder(self.input_path, f"colour and depth images in one of the layouts {', '.join(LAYOUTS)}")
+        layouts = ", ".join(LAYOUTS) if self.layout == "auto" else self.layout
+        root = require_folder(self.input_path, f"colour and depth images laid out as {self.expected_files or layouts}")
         items = []
         for folder, frames in self._scenes(root):
             prefix = folder.relative_to(root)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_shards.schema import Camera
-from data_shards.sources.paired_depth import PairedDepth
+from data_shards.sources.paired_depth import LAYOUTS, PairedDepth
 from data_shards.sources.raw_depth import opencv_camera
 
 CALIBRATIONS = {
@@ -33,6 +33,7 @@ class Tum(PairedDepth):
     """Options as in ``PairedDepth``, and the largest time difference of a pair; a given ``camera`` outranks ``CALIBRATIONS``."""
 
     name: ClassVar[str] = "tum"
+    expected_files: ClassVar[str] = f"rgb.txt + depth.txt, {', '.join(LAYOUTS)}"
 
     codes_per_metre: float = 5000.0
     sensor: str = "kinect1"

@@ -212,3 +212,14 @@ def test_seven_scenes_registers_and_groups_by_scene(tmp_path):
     assert np.isnan(sample.depth[212, 300]) and np.isnan(sample.depth[122, 300]), "65535 and 0 are not measurements"
     with pytest.raises(ValueError, match="depth_camera='unknown'"):
         SevenScenes(tmp_path, depth_camera="unknown")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [(Redwood, "laid out as color/X [+] depth/X\\Z"), (Arkit, "arkit_depthX"), (Tum, r"rgb\.txt"), (SunRgbd, "X_depth")],
+)
+def test_a_missing_folder_says_what_should_be_in_it(tmp_path, source, expected):
+    with pytest.raises(ValueError, match=f"no such folder; .*{expected}"):
+        source(tmp_path / "nowhere").items()
+    with pytest.raises(ValueError, match="no frames found"):
+        source(tmp_path).items()
