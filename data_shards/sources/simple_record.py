@@ -123,15 +123,17 @@ def parse_record(record: Any, path: Path) -> FrameRecord:
 
 def _scale(fields: _Fields) -> float:
     """Codes per metre, from a number or from a unit's name; both may be given if they agree."""
-    if "depth_scale" not in fields.record and "depth_unit" not in fields.record:
+    has_unit, has_number = "depth_unit" in fields.record, "depth_scale" in fields.record
+    if not has_unit and not has_number:
         raise RejectedSample(
             f"{fields.path}: lacks 'depth_scale' (codes per metre, 1000 for mm) or 'depth_unit' (one of {', '.join(UNITS)})"
         )
-    by_unit = UNITS[fields.word("depth_unit", tuple(UNITS))] if "depth_unit" in fields.record else None
-    by_number = fields.positive("depth_scale", "codes per metre, 1000 for mm") if "depth_scale" in fields.record else None
-    if by_unit is not None and by_number is not None and by_unit != by_number:
-        raise fields.reject("depth_scale", f"{by_unit:g}, which depth_unit {fields.record['depth_unit']!r} means; keep one of the two")
-    return by_number if by_number is not None else by_unit
+    if not has_unit:
+        return fields.positive("depth_scale", "codes per metre, 1000 for mm")
+    scale = UNITS[fields.word("depth_unit", tuple(UNITS))]
+    if has_number and fields.positive("depth_scale", "codes per metre, 1000 for mm") != scale:
+        raise fields.reject("depth_scale", f"{scale:g}, which depth_unit {fields.record['depth_unit']!r} means; keep one of the two")
+    return scale
 
 
 def _camera(fields: _Fields) -> Camera | None:
