@@ -1,0 +1,41 @@
+"""``mdpretrain label``: a teacher's pseudo-labels as shards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mdpretrain.data.pipeline import PromptOptions
+from mdpretrain.labeling.labeler import Labeler, LabelRequest, best_device
+from mdpretrain.tasks.predictor import Predictor, load_predictor
+
+
+def label_command(argv: list[str]) -> int:
+    """``mdpretrain label --checkpoint RUN --shards FOLDER --output FOLDER [--prompt-count LOW HIGH] ...``."""
+    parser = argparse.ArgumentParser(prog="mdpretrain label", description="Write a teacher's depth as shards of the same schema.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the teacher: a run folder or a checkpoint file")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of shards to label")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; the same call continues an interrupted one")
+    parser.add_argument("--prompt-count", type=int, nargs=2, metavar=("LOW", "HIGH"), help="points of a prompted teacher's prompt")
+    parser.add_argument("--long-side", type=int, default=518, help="long side of the label in pixels (default 518)")
+    parser.add_argument("--multiple", type=int, default=14, help="both sides become multiples of this: the patch size (default 14)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(argv)
+    predictor = load_predictor(options.checkpoint, options.device or best_device())
+    prompt = None
+    if options.prompt_count is not None:
+        prompt = PromptOptions(tuple(options.prompt_count), interpolate=needs_interpolation(predictor))
+    request = LabelRequest(prompt, options.long_side, options.multiple, options.seed)
+    result = Labeler(predictor, request, options.batch_size).label_folder(options.shards, options.output, options.quiet)
+    reused = f", {result.reused} of {result.shards} shards were there already" if result.reused else ""
+    rejected = f", {result.rejected} not labelled (see {options.output}/rejects.jsonl)" if result.rejected else ""
+    print(f"{options.output}: {result.labelled} pseudo-labels of teacher {predictor.fingerprint[:12]}{rejected}{reused}")
+    return 0
+
+
+def needs_interpolation(predictor: Predictor) -> bool:
+    """Whether the teacher's preparation wants the Delaunay interpolation that the data pipeline makes."""
+    return "interpolated" in getattr(predictor.preparation, "maps", ())
