@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mdpretrain.networks.decoders.dpt import ResidualConvolutionUnit
+from mdpretrain.networks.full_precision import FullPrecisionConvolution
 
 
 class ResidualHead(nn.Module):
@@ -55,7 +56,7 @@ class ResidualHead(nn.Module):
                 nn.Conv2d(width, width, 3, padding=1),
             )
         self.refine = nn.Sequential(ResidualConvolutionUnit(width), nn.ReLU())
-        self.output = nn.Conv2d(width, 4 * (1 + others), 3, padding=1)
+        self.output = FullPrecisionConvolution(width, 4 * (1 + others), 3, padding=1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -35,6 +35,14 @@ def test_dysample_offsets_move_the_sampling_point_by_whole_pixels_per_group():
     torch.testing.assert_close(out[:, 2:, 4:], plain[:, 2:, 2:-2])
 
 
+def test_dysample_coordinates_survive_bfloat16():
+    """A ramp over 600 columns, sampled under bfloat16, differs from the float32 result by the ramp's own rounding only."""
+    sampler = DySample(4, 2)
+    torch.nn.init.zeros_(sampler.offset.weight)
+    x = (torch.arange(600) % 4).float().expand(1, 4, 2, 600)  # small integers and their quarters are exact in bfloat16
+    assert torch.equal(sampler.bfloat16()(x.bfloat16()).float(), F.interpolate(x, scale_factor=2, mode="bilinear").bfloat16().float())
+
+
 def test_dysample_names_an_indivisible_width():
     with pytest.raises(ValueError, match="6 is not a multiple of 4"):
         DySample(6)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mdpretrain.networks.full_precision import FullPrecisionConvolution
 from mdpretrain.networks.prompt_fusion import PromptFusion, PromptResize
 
 
@@ -125,7 +126,7 @@ class DPTHead(nn.Module):
         self.align_corners = align_corners
         self.reduce = nn.Conv2d(features, max(features // 2, 1), 3, padding=1)
         self.output = nn.Sequential(
-            nn.Conv2d(max(features // 2, 1), head_channels, 3, padding=1), nn.ReLU(), nn.Conv2d(head_channels, 1, 1)
+            nn.Conv2d(max(features // 2, 1), head_channels, 3, padding=1), nn.ReLU(), FullPrecisionConvolution(head_channels, 1, 1)
         )
 
     def forward(self, x: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 1 H W"]:

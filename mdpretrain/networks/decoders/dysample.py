@@ -37,18 +37,20 @@ class DySample(nn.Module):
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h2 w2"]:
         batch, channels, height, width = x.shape
         groups, scale = self.groups, self.scale
-        offset = self.offset(x) * self.scope(x).sigmoid() * 0.5 + self.initial_offset
+        # Coordinates need more than bfloat16's 8 bits: at 768 pixels it would round them to whole pairs of pixels.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        offset = (self.offset(x) * self.scope(x).sigmoid() * 0.5).to(dtype) + self.initial_offset.to(dtype)
         # pixel_shuffle puts sub-pixel (row, column) of every input cell at its place in the output grid
         offset = F.pixel_shuffle(offset.reshape(batch * 2 * groups, scale * scale, height, width), scale)
         offset = offset.reshape(batch, 2, groups, height * scale, width * scale)
-        rows = (torch.arange(height * scale, device=x.device) // scale + 0.5).to(x.dtype)[:, None]
-        columns = (torch.arange(width * scale, device=x.device) // scale + 0.5).to(x.dtype)[None, :]
+        rows = (torch.arange(height * scale, device=x.device) // scale + 0.5).to(dtype)[:, None]
+        columns = (torch.arange(width * scale, device=x.device) // scale + 0.5).to(dtype)[None, :]
         points = torch.stack([2 * (offset[:, 0] + columns) / width - 1, 2 * (offset[:, 1] + rows) / height - 1], dim=-1)
         sampled = F.grid_sample(
-            x.reshape(batch * groups, channels // groups, height, width),
+            x.reshape(batch * groups, channels // groups, height, width).to(dtype),
             points.flatten(0, 1),
             mode="bilinear",
             padding_mode="border",
             align_corners=False,
         )
-        return sampled.reshape(batch, channels, height * scale, width * scale)
+        return sampled.reshape(batch, channels, height * scale, width * scale).to(x.dtype)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mdpretrain.networks.decoders.dysample import DySample
+from mdpretrain.networks.full_precision import FullPrecisionConvolution
 
 
 class ClassTokenReadout(nn.Module):
@@ -72,7 +73,7 @@ class SDTDecoder(nn.Module):
             nn.ReLU(),
             nn.Conv2d(head_widths[0], head_widths[1], 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(head_widths[1], 1, 1),
+            FullPrecisionConvolution(head_widths[1], 1, 1),
         )
 
     def forward(self, features: list[Tensor], class_tokens: list[Tensor]) -> Tensor:
