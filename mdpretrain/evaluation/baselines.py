@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,6 +57,18 @@ def linear(batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
     return interpolate_prompt(batch, linear_inverse_depth)
 
 
+def once_per_batch(function: Callable[[DepthBatch], Any]) -> Callable[[DepthBatch], Any]:
+    """Remember the last batch's result: models that share a costly part of their input are called with one batch in turn."""
+    last: list[Any] = [None, None]
+
+    def remembered(batch: DepthBatch) -> Any:
+        if last[0] is not batch:
+            last[:] = [batch, function(batch)]
+        return last[1]
+
+    return remembered
+
+
 def aligned_prior_baselines(
     prior: Callable[[DepthBatch], Tensor], preparation: Callable[[SparsePrompt, Tensor], PreparedPrompt]
 ) -> dict[str, Model]:
@@ -67,9 +79,11 @@ def aligned_prior_baselines(
         preparation: ``PromptPreparation`` that makes the maps "global" and "local".
     """
 
+    prepare = once_per_batch(lambda batch: preparation(required_prompt(batch), prior(batch)))
+
     def baseline(map_name: str) -> Model:
         def predict(batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
-            prepared = preparation(required_prompt(batch), prior(batch))
+            prepared = prepare(batch)
             usable = prepared.usable[:, None, None, None]
             depth = 1.0 / prepared.named(map_name)
             return torch.where(usable, depth, torch.full_like(depth, torch.nan))
@@ -133,15 +147,15 @@ class MedianDepth(nn.Module):
 def fit_medians(
     loader: Iterable[DepthBatch], forms: tuple[Literal["metric", "canonical"], ...], progress: bool = False
 ) -> dict[str, MedianDepth]:
-    """Several forms of the median map from one pass over the training set.
+    """Several forms of the median map from one pass over the training set; a form without a usable sample is left out.
 
     Raises:
-        ValueError: no usable sample for one of the forms.
+        ValueError: no usable sample at all, or images of several sizes.
     """
     histogram = DepthHistogram()
     counts: dict[str, Tensor] = {}
     samples = dict.fromkeys(forms, 0)
-    for batch in tqdm(loader, desc="median depth of the training set", unit="batch", disable=not progress):
+    for batch in tqdm(loader, desc="median depth of the training set", unit="batch", mininterval=1.0, disable=not progress):
         depth, has_z = z_depth(batch)
         for form in forms:
             factor = torch.ones_like(depth[:, 0, 0, 0]) if form == "metric" else camera_factor(batch)

@@ -8,9 +8,7 @@ import math
 import pathlib
 
 import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402 (the backend is chosen first)
+from matplotlib.figure import Figure
 
 SMOOTHING_STEPS = 30  # the heavy line averages about this many logged steps
 Curve = tuple[list[float], list[float]]

@@ -13,7 +13,8 @@ from mdpretrain.evaluation import colour
 from mdpretrain.evaluation.panels import ShownSample
 from mdpretrain.evaluation.point_cloud import viewer_data
 
-PREDICTIONS_FIRST = ("teacher", "student")
+SHOWN_MODELS = ("teacher", "student", "linear", "pdsa")  # of the models of a run, these are drawn; all are in the tables
+CLOUD_MODELS = ("teacher", "student")
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -40,10 +41,8 @@ def panel_html(sample: ShownSample) -> str:
     if sample.prior is not None:
         first.append(_cell("prior (no unit, own colours)", picture_uri(colour.colour_relative(sample.prior))))
     first.append(_cell("ground truth", picture_uri(truth)))
-    models = [name for name in PREDICTIONS_FIRST if name in sample.predictions_m]
-    models += [name for name in sample.predictions_m if name not in PREDICTIONS_FIRST]
     rest = []
-    for name in models:
+    for name in [name for name in SHOWN_MODELS if name in sample.predictions_m] or list(sample.predictions_m):
         depth = sample.predictions_m[name]
         error = colour.colour_relative_error(depth, sample.truth_m, sample.valid)
         rest.append(_cell(name, picture_uri(scale.colour(depth))))
@@ -67,7 +66,7 @@ def error_bar() -> str:
     return _bar("relative error |p − t| / t", colour.error_gradient(), ticks)
 
 
-def cloud_html(sample: ShownSample, models: tuple[str, ...] = PREDICTIONS_FIRST) -> str:
+def cloud_html(sample: ShownSample, models: tuple[str, ...] = CLOUD_MODELS) -> str:
     """The interactive point cloud of one sample: shown models and the truth; empty if its camera is unknown."""
     if sample.intrinsics is None:
         return ""

@@ -96,7 +96,7 @@ def evaluate(
     """
     tallies = Tallies()
     sources: set[str] = set()
-    bar = tqdm(loader, desc="evaluate", unit="batch", disable=not progress)
+    bar = tqdm(loader, desc="evaluate", unit="batch", mininterval=1.0, disable=not progress)
     for batch in bar:
         batch = batch.to(device)
         with torch.no_grad():

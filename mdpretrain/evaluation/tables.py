@@ -34,7 +34,7 @@ def overall_table(rows: list[Row], protocol: str) -> str:
     chosen = {row["model"]: row for row in rows if row["protocol"] == protocol and row["source"] == "all"}
     arrow = {"lower": "↓", "higher": "↑"}
     head = "".join(
-        f'<th title="{escape(record.meaning)}; {record.better} is better">{escape(record.symbol)} {arrow[record.better]}</th>'
+        f'<th title="{escape(record.meaning)}; {record.better} is better">{escape(record.symbol)}&nbsp;{arrow[record.better]}</th>'
         for record in METRICS.values()
     )
     lines = [f"<tr><th>model</th>{head}<th>samples</th></tr>"]
@@ -53,7 +53,7 @@ def source_table(rows: list[Row], protocol: str, metric: str) -> str:
     sources = sorted({row["source"] for row in chosen})
     models = list(dict.fromkeys(row["model"] for row in chosen))
     counts = {source: max(row["samples"] for row in chosen if row["source"] == source) for source in sources}
-    head = "".join(f"<th>{escape(source)}<br><small>{counts[source]} samples</small></th>" for source in sources)
+    head = "".join(f"<th>{_breakable(source)}<br><small>{counts[source]} samples</small></th>" for source in sources)
     lines = [f"<tr><th>model</th>{head}</tr>"]
     for title, members in groups_of(models).items():
         lines.append(f'<tr class="group"><td colspan="{len(sources) + 1}">{escape(title)}</td></tr>')
@@ -90,11 +90,11 @@ def verdicts(rows: list[Row], protocol: str, agreement: dict[str, Any] | None = 
             f"{best['model']} {best['abs_rel']:.4f} ({change:.0%} {'lower' if holds else 'higher'})."
         )
         found.append((holds, sentence))
-    if agreement and agreement.get("abs_rel") is not None and (student := find_row(rows, "student", protocol)):
-        if student["abs_rel"] is not None:
-            near = agreement["abs_rel"] < student["abs_rel"]
-            against = f"Measured against the teacher's depth, the student's AbsRel is {agreement['abs_rel']:.4f}"
-            found.append((near, f"{against}; against ground truth it is {student['abs_rel']:.4f}."))
+    student = find_row(rows, "student", protocol)
+    if agreement and student and None not in (agreement["abs_rel"], student["abs_rel"]):
+        against = f"Measured against the teacher's depth, the student's AbsRel is {agreement['abs_rel']:.4f}"
+        nearer = agreement["abs_rel"] < student["abs_rel"]
+        found.append((nearer, f"{against}; against ground truth it is {student['abs_rel']:.4f}."))
     return found
 
 
@@ -113,6 +113,11 @@ def _cell(row: Row, metric: str, group: list[Row]) -> str:
     best = values and value == (min(values) if METRICS[metric].better == "lower" else max(values))
     mark = ' class="best"' if best and len(group) > 1 else ""
     return f"<td{mark}>{format_metric(metric, value)}</td>"
+
+
+def _breakable(name: str) -> str:
+    """A long name may break after its underscores."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _model(name: str) -> str:

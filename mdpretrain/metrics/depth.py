@@ -105,12 +105,12 @@ _RECORDS = (
     MetricRecord("rmse", "RMSE", "lower", "√ mean (p − t)², in metres", lambda m: math.sqrt(m.squared)),
     MetricRecord("rmse_log", "RMSElog", "lower", "√ mean g², g = ln p − ln t", lambda m: math.sqrt(m.log_variance + m.log_mean**2)),
     MetricRecord("log10", "log10", "lower", "mean |log₁₀ p − log₁₀ t|", lambda m: m.log_absolute / LN10),
-    MetricRecord("silog_unidepth", "SILog (UniDepth)", "lower", "100 · std g with n − 1", silog_unidepth),
-    MetricRecord("silog_lotus", "SILog (Lotus)", "lower", "100 · √(mean g² − mean² g)", silog_lotus),
-    MetricRecord("silog_depth_anything", "SILog (DA2)", "lower", "√(mean g² − ½ mean² g)", silog_depth_anything),
     MetricRecord("delta1", "δ₁", "higher", "share with max(p/t, t/p) < 1.25", lambda m: m.within[0]),
     MetricRecord("delta2", "δ₂", "higher", "share with max(p/t, t/p) < 1.25²", lambda m: m.within[1]),
     MetricRecord("delta3", "δ₃", "higher", "share with max(p/t, t/p) < 1.25³", lambda m: m.within[2]),
+    MetricRecord("silog_unidepth", "SILog (UniDepth)", "lower", "100 · std g with n − 1", silog_unidepth),
+    MetricRecord("silog_lotus", "SILog (Lotus)", "lower", "100 · √(mean g² − mean² g)", silog_lotus),
+    MetricRecord("silog_depth_anything", "SILog (DA2)", "lower", "√(mean g² − ½ mean² g)", silog_depth_anything),
 )
 METRICS: dict[str, MetricRecord] = {record.name: record for record in _RECORDS}
 

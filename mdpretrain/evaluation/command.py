@@ -1,0 +1,123 @@
+"""``mdpretrain evaluate`` and ``mdpretrain predict``: arguments in, files out."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+import torch
+
+from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
+from mdpretrain.evaluation.prediction_files import write_prediction
+from mdpretrain.evaluation.protocols import PROTOCOLS
+from mdpretrain.evaluation.single_image import (
+    network_size,
+    photograph_batch,
+    photograph_intrinsics,
+    predict_photograph,
+    read_photograph,
+    read_prompt,
+)
+from mdpretrain.tasks.predictor import load_predictor
+
+
+def evaluate_command(argv: list[str]) -> int:
+    """``mdpretrain evaluate --teacher CKPT --student CKPT --shards DIR ... --output DIR``: report and metrics.json."""
+    parser = argparse.ArgumentParser(prog="mdpretrain evaluate", description="Metrics beside their baselines, and a report.")
+    path = pathlib.Path
+    parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
+    parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
+    parser.add_argument("--shards", type=path, nargs="+", required=True, help="shard folders to evaluate on")
+    parser.add_argument("--output", type=path, required=True, help="folder for index.html and metrics.json")
+    parser.add_argument("--image-size", type=int, nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--prompt-count", type=int, nargs=2, metavar=("LOW", "HIGH"), help="points per prompt, log-uniform")
+    parser.add_argument("--training-shards", type=path, nargs="+", default=[], help="for the median-depth baseline")
+    parser.add_argument("--protocol", nargs="+", default=["metric_default"], help=f"{', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
+    parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
+    parser.add_argument("--include", nargs="+", help="glob patterns of keys or groups; all samples when left out")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--samples-shown", type=int, default=6)
+    parser.add_argument("--title", default="Depth evaluation")
+    options = parser.parse_args(argv)
+    request = EvaluationRequest(
+        shards=options.shards,
+        output=options.output,
+        image_size=tuple(options.image_size),
+        teacher=options.teacher,
+        student=options.student,
+        training_shards=options.training_shards,
+        prompt_count=None if options.prompt_count is None else tuple(options.prompt_count),
+        protocols=options.protocol,
+        runs=parse_runs(options.run),
+        include=options.include,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        seed=options.seed,
+        device=choose_device(options.device),
+        samples_shown=options.samples_shown,
+        title=options.title,
+    )
+    print(f"wrote {run_evaluation(request)} and {options.output / 'metrics.json'}")
+    return 0
+
+
+def predict_command(argv: list[str]) -> int:
+    """``mdpretrain predict image.jpg --checkpoint CKPT [--focal-px F] [--prompt depth.png]``: depth of one photograph."""
+    parser = argparse.ArgumentParser(prog="mdpretrain predict", description="Depth, colours and a point cloud from one image.")
+    path = pathlib.Path
+    parser.add_argument("image", type=path)
+    parser.add_argument("--checkpoint", type=path, required=True, help="checkpoint or run folder")
+    parser.add_argument("--output", type=path, default=path("predictions"), help="folder for the files (default: predictions)")
+    parser.add_argument("--focal-px", type=float, help="focal length in pixels of this image; EXIF is read when left out")
+    parser.add_argument("--prompt", type=path, help="sparse or low-resolution metric depth: 16-bit png, or npy in metres")
+    parser.add_argument("--prompt-scale", type=float, default=1000.0, help="png units per metre (default 1000: millimetres)")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size the network sees")
+    parser.add_argument("--long-side", type=int, default=518, help="without --image-size: the longer side the network sees, aspect kept")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(argv)
+    photo = read_photograph(options.image, options.focal_px)
+    prompt_m = None if options.prompt is None else read_prompt(options.prompt, options.prompt_scale)
+    device = choose_device(options.device)
+    predictor = load_predictor(options.checkpoint, device)
+    multiple = getattr(getattr(predictor.network, "encoder", None), "stride", 1)
+    size = options.image_size or network_size(*photo.pixels.shape[:2], options.long_side, multiple)
+    batch = photograph_batch(photo, size[0], size[1], str(options.image), prompt_m)
+    depth = predict_photograph(predictor, photo, batch, device)
+    written = write_prediction(options.output, options.image.stem, depth, photo.pixels, photograph_intrinsics(photo))
+    print(f"focal length: {'unknown' if photo.focal_px is None else f'{photo.focal_px:.1f} px'} ({photo.focal_source})")
+    for line in [*(f"wrote {file}" for file in written.files), *written.notes]:
+        print(line)
+    return 0
+
+
+def choose_device(name: str) -> str:
+    """ "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: a device that this machine or torch does not have.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: torch cannot use it here ({str(error).splitlines()[0]})") from error
+    return name
+
+
+def parse_runs(texts: list[str]) -> dict[str, pathlib.Path]:
+    """``TITLE=FOLDER`` pairs.
+
+    Raises:
+        ValueError: a text of another form.
+    """
+    runs = {}
+    for text in texts:
+        title, equals, folder = text.partition("=")
+        if not equals or not title or not folder:
+            raise ValueError(f"--run {text!r}: write TITLE=FOLDER, for example teacher=runs/demo/teacher")
+        runs[title] = pathlib.Path(folder)
+    return runs
