@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from tiny_shards import write_folder
 
+from mdpretrain.data.datamodule import ShardDataModule
 from mdpretrain.data.faults import FaultBudget, FaultLog
-from mdpretrain.data.mixture import GlobalOrder
+from mdpretrain.data.mixture import GlobalOrder, MixtureSource
 from mdpretrain.data.order import ShuffleOptions
 from mdpretrain.data.pipeline import Augmentation, DepthLimits, PromptOptions, SamplePipeline
 from mdpretrain.data.shard_folder import ShardFolder
@@ -75,3 +77,65 @@ def test_state_of_one_layout_restores_under_another(folders: list[ShardFolder], 
 def test_a_batch_that_does_not_divide_is_refused(folders: list[ShardFolder]) -> None:
     with pytest.raises(ValueError, match=r"batch_size 8 .* divide evenly among the 3 processes"):
         make_loader(folders, 0, 3, 0)
+
+
+class _Writer(lightning.LightningModule):
+    """Trains one number; every rank writes down what it was given."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: DepthBatch, batch_number: int) -> torch.Tensor:
+        self._write("train", batch.key)
+        return self.weight * batch.image.mean()
+
+    def validation_step(self, batch: DepthBatch, batch_number: int) -> None:
+        self._write("val", batch.key)
+
+    def _write(self, stage: str, keys: list[str]) -> None:
+        with open(self.folder / f"{stage}{self.global_rank}.txt", "a") as file:
+            file.write(" ".join(keys) + "\n")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def _fit(folders: list[ShardFolder], output: Path, processes: int, steps: int, checkpoint: Path | None = None) -> list[str]:
+    """Train under DDP (gloo) in forked processes; returns the global batches as lines, saves ``output/last.ckpt``."""
+    output.mkdir()
+    module = ShardDataModule(
+        train=[MixtureSource(str(folder.path)) for folder in folders[:2]], val=[str(folders[2].path)], image_size=(12, 16), batch_size=4,
+        num_workers=1, pin_memory=False,
+    )  # fmt: skip
+    trainer = lightning.Trainer(
+        strategy="ddp_fork" if processes > 1 else "auto", devices=processes, accelerator="cpu", max_steps=steps, max_epochs=-1,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=output,
+        num_sanity_val_steps=0, val_check_interval=2, check_val_every_n_epoch=None,
+        callbacks=[_SaveAtTheEnd(output / "last.ckpt")],
+    )  # fmt: skip
+    trainer.fit(_Writer(output), datamodule=module, ckpt_path=checkpoint, weights_only=False)
+    ranks = [(output / f"train{rank}.txt").read_text().splitlines() for rank in range(processes)]
+    return [" ".join(parts) for parts in zip(*ranks, strict=True)]
+
+
+class _SaveAtTheEnd(lightning.Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: object) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_ddp_sees_the_global_batches_of_one_process(folders: list[ShardFolder], tmp_path: Path) -> None:
+    """One process, two processes, and two processes that go on where one stopped."""
+    alone = _fit(folders, tmp_path / "alone", 1, 6)
+    assert len(alone) == 6 and len(alone[0].split()) == 4
+    assert _fit(folders, tmp_path / "pair", 2, 6) == alone
+    start = _fit(folders, tmp_path / "start", 1, 3)
+    assert start + _fit(folders, tmp_path / "end", 2, 6, tmp_path / "start" / "last.ckpt") == alone
+    validated = sorted(key for rank in (0, 1) for key in (tmp_path / "pair" / f"val{rank}.txt").read_text().split())
+    assert validated == sorted([f"three/{k:04d}" for k in range(4)] * 3)
