@@ -103,12 +103,13 @@ def _largest_plane(scene: Scene, triangles: np.ndarray) -> float:
 
 def choose_camera(rng: np.random.Generator, scene: Scene, tracer: RayTracer, size: tuple[int, int] | None, tries: int = 16) -> PlacedCamera:
     """The first good view of a few random ones, or the best of them."""
-    best, best_score = None, -1.0
-    for _ in range(tries):
+    best = random_camera(rng, scene, size)
+    best_score = view_score(best, scene, tracer)
+    for _ in range(tries - 1):
+        if best_score >= 1:
+            break
         camera = random_camera(rng, scene, size)
         score = view_score(camera, scene, tracer)
         if score > best_score:
             best, best_score = camera, score
-        if best_score >= 1:
-            break
     return best

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_shards.rendering.cameras import PlacedCamera
 from data_shards.rendering.light.filters import Smoother, edges
-from data_shards.rendering.light.indirect import Bounces, indirect_irradiance, outside_irradiance
+from data_shards.rendering.light.indirect import Bounces, indirect_irradiance, open_sky_irradiance, outside_room
 from data_shards.rendering.light.shading import ArrivingLight, direct_light, edge_samples, mirrored_light, radiance, reflect, reflectance
 from data_shards.rendering.light.sources import Lighting
 from data_shards.rendering.light.surfaces import SurfaceSampler, sky_column
@@ -63,8 +63,7 @@ class Renderer:
             bounces = Bounces(self.scene, self.tracer, self.surfaces, self.lighting, ambient)
             light = self._arriving_light(visible, bounces, rng)
             out[:, visible.pixels] = radiance(self.scene, visible.surface, light, visible.z * visible.ray_lengths)
-        sky = out.take([] if visible.indoor else visible.sky_pixels, 1)
-        factor = exposure(out, sky, stops)
+        factor = self._exposure(out, visible, stops)
         image = to_display(out, factor)
         if len(visible.pixels):
             self._smooth_edges(image, depth, visible, bounces, camera, light, factor)
@@ -75,9 +74,9 @@ class Renderer:
         quality, surface = self.quality, visible.surface
         fresnel, mirrors = reflectance(visible)
         indirect = indirect_irradiance(visible, bounces, rng, quality.gather_step, quality.gather_rays, quality.gather_smoothing)
-        if visible.indoor:
-            outside, light = outside_irradiance(visible, self.scene)
-            indirect[:, outside] = light
+        if self.scene.room_size is not None:
+            outside = outside_room(visible, self.scene.room_size)
+            indirect[:, outside] = open_sky_irradiance(self.scene, surface.normal.take(outside, 1))
         smooth = Smoother(visible.guides(), (1, 2) if self.lighting.sources else (1,), radius=1)
         direct, highlights = direct_light(visible, self.lighting, rng, quality.lamps, mirrors, smooth)
         environment = indirect * (1 / PI)
@@ -85,6 +84,14 @@ class Renderer:
             reflect(visible, self.scene, bounces, environment, mirrors, rng, smooth)
         diffuse = (direct + indirect) * ((1 - surface.metallic) * (1 / PI))
         return ArrivingLight(diffuse, mirrored_light(surface, fresnel, environment, highlights))
+
+    def _exposure(self, radiance: np.ndarray, visible: Visible, stops: float) -> float:
+        """Outdoors the sky must not burn out; in a room the exposure is for the room, whatever the windows show."""
+        if self.scene.room_size is None:
+            return exposure(radiance, radiance.take(visible.sky_pixels, 1), stops)
+        inside = np.delete(visible.pixels, outside_room(visible, self.scene.room_size))
+        metered = inside if len(inside) > 0.2 * radiance.shape[1] else slice(None)
+        return exposure(radiance[:, metered], radiance[:, :0], stops)
 
     def _smooth_edges(
         self,

@@ -121,10 +121,13 @@ def _upsampled(visible: Visible, coarse: np.ndarray, valid: np.ndarray, guides: 
     return total / weights
 
 
-def outside_irradiance(visible: Visible, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """For a room: the hit pixels that lie outside of it (seen through a window), and the open sky's light on them (3, k)."""
-    width, depth, height = scene.room_size
+def outside_room(visible: Visible, room_size: tuple[float, float, float]) -> np.ndarray:
+    """Which hit pixels (indices into them) show something outside the room, through a window."""
+    width, depth, height = room_size
     x, y, z = visible.positions
-    outside = np.flatnonzero((x < -0.1) | (x > width + 0.1) | (y < -0.1) | (y > depth + 0.1) | (z > height + 0.1) | (z < -0.05))
-    upness = FLOAT(0.55) + FLOAT(0.45) * visible.surface.normal[2].take(outside)
-    return outside, sky_column(scene) * (PI * upness)
+    return np.flatnonzero((x < -0.1) | (x > width + 0.1) | (y < -0.1) | (y > depth + 0.1) | (z > height + 0.1) | (z < -0.05))
+
+
+def open_sky_irradiance(scene: Scene, normals: np.ndarray) -> np.ndarray:
+    """The light of the whole sky, and of the ground that it lights, on surfaces in the open: (3, n)."""
+    return sky_column(scene) * (PI * (FLOAT(0.55) + FLOAT(0.45) * normals[2]))

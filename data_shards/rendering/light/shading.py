@@ -37,7 +37,10 @@ def reflectance(visible: Visible) -> tuple[np.ndarray, np.ndarray]:
 def direct_light(
     visible: Visible, lighting: Lighting, rng: np.random.Generator, lamps: int, mirrors: np.ndarray, smooth: Smoother
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Irradiance and highlights (3, n each) from the sun and the strongest ``lamps``, smoothed. Mirrors get no highlights."""
+    """Irradiance and highlights (3, n each) from the sun and the strongest ``lamps``, smoothed.
+
+    ``mirrors`` (indices) get no highlights: they reflect the lamps themselves.
+    """
     surface, n = visible.surface, visible.positions.shape[1]
     irradiance, highlights = np.zeros((3, n), FLOAT), np.zeros((3, n), FLOAT)
     glossy = (surface.roughness < 0.75) | (surface.metallic > 0)
@@ -52,15 +55,27 @@ def direct_light(
         highlights[:, shiny] += light.take(shiny, 1) * (lobe / np.maximum(dot(normal, towards), FLOAT(0.05)))
 
     if lighting.has_sun:
-        receive(lighting.from_sun(visible.positions, surface.normal, rng), lighting.sun_direction)
+        receive(lighting.from_sun(visible.positions, surface.normal, _dither(visible, rng)), lighting.sun_direction)
     if lighting.sources:
         sources, rest = lighting.strongest(visible.positions.mean(1, keepdims=True), lamps)
         for source in sources:
-            light, direction = lighting.from_source(source, visible.positions, surface.normal, rng)
+            numbers = _dither(visible, rng)
+            light, direction = lighting.from_source(source, visible.positions, surface.normal, numbers)
             receive(light * FLOAT(rest), direction)
     both = visible.as_image(visible.full(np.concatenate([irradiance, highlights])))
     both = smooth(both).reshape(6, -1).take(visible.pixels, 1)
     return both[:3], both[3:]
+
+
+def _dither(visible: Visible, rng: np.random.Generator) -> np.ndarray:
+    """Numbers (2, n) in [0, 1) that differ as much as they can between neighbouring pixels, so that smoothing cancels their noise.
+
+    A rank-1 lattice over the pixel grid (the plastic-number sequences of Roberts 2018), jittered enough to show no stripes.
+    """
+    row, col = np.divmod(visible.pixels, visible.width)
+    lattice = np.stack([col * 0.7548776662 + row * 0.5698402910, col * 0.8191725134 + row * 0.6710436067])
+    jitter = 0.4 * rng.random(lattice.shape, dtype=FLOAT)
+    return ((lattice + rng.random((2, 1)) + jitter) % 1).astype(FLOAT) * FLOAT(0.999999)
 
 
 def _highlight(normal: np.ndarray, light: np.ndarray, view: np.ndarray, roughness: np.ndarray) -> np.ndarray:

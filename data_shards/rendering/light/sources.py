@@ -8,6 +8,7 @@ import numpy as np
 
 from data_shards.rendering.ray_tracer import RayTracer
 from data_shards.rendering.scenes.scene import RectangleLight, Scene, SphereLight, Window
+from data_shards.rendering.scenes.sky import Sky
 from data_shards.rendering.vectors import FLOAT, PI, column, dot, normalised, tangent_basis
 
 SUN_SPREAD = 0.012  # tangent of the sun's apparent radius (softened)
@@ -29,8 +30,8 @@ class Source:
     power: float
     centre: np.ndarray
 
-    def seen_from(self, points: np.ndarray, rng: np.random.Generator) -> Towards:
-        """A random point of the source from each of ``points`` (3, n)."""
+    def seen_from(self, points: np.ndarray, numbers: np.ndarray) -> Towards:
+        """The point of the source that ``numbers`` (2, n) in [0, 1) choose, from each of ``points`` (3, n)."""
         raise NotImplementedError
 
 
@@ -42,10 +43,10 @@ class SphereSource(Source):
         self._area = FLOAT(np.pi * light.radius**2)
         self.power = float(4 * self._area * np.mean(light.radiance))
 
-    def seen_from(self, points: np.ndarray, rng: np.random.Generator) -> Towards:
+    def seen_from(self, points: np.ndarray, numbers: np.ndarray) -> Towards:
         to_centre = self.centre - points
         side, up = tangent_basis(normalised(to_centre))
-        angle, radius = _random_disc(rng, points.shape[1])
+        angle, radius = _on_disc(numbers)
         to_light = to_centre + side * (np.cos(angle) * radius * self._radius) + up * (np.sin(angle) * radius * self._radius)
         squared = dot(to_light, to_light)
         distance = np.sqrt(squared)
@@ -63,15 +64,16 @@ class PanelSource(Source):
         self._area = FLOAT(area)
         self.centre = self._corner + (self._side_a + self._side_b) * FLOAT(0.5)
         if isinstance(light, Window):
-            self._sky, self._radiance, self._normal = scene.sky, None, column(light.inward)
+            self._sky: Sky | None = scene.sky
+            self._radiance, self._normal = np.zeros((3, 1), FLOAT), column(light.inward)
             self.power = area * scene.sky.level * 0.6
         else:
-            self._sky, self._radiance, self._normal = None, column(light.radiance), column(normal / area)
+            self._sky = None
+            self._radiance, self._normal = column(light.radiance), column(normal / area)
             self.power = area * float(np.mean(light.radiance))
 
-    def seen_from(self, points: np.ndarray, rng: np.random.Generator) -> Towards:
-        a, b = rng.random((2, points.shape[1]), dtype=FLOAT)
-        to_light = self._corner + self._side_a * a + self._side_b * b - points
+    def seen_from(self, points: np.ndarray, numbers: np.ndarray) -> Towards:
+        to_light = self._corner + self._side_a * numbers[0] + self._side_b * numbers[1] - points
         squared = dot(to_light, to_light)
         distance = np.sqrt(squared)
         direction = to_light / distance
@@ -93,23 +95,21 @@ class Lighting:
         self._sun_irradiance = column(scene.sun_irradiance)
         self.has_sun = float(np.sum(scene.sun_irradiance)) > 1e-3
 
-    def from_sun(self, points: np.ndarray, normals: np.ndarray, rng: np.random.Generator, spread: float = SUN_SPREAD) -> np.ndarray:
-        """Irradiance (3, n) from the sun."""
+    def from_sun(self, points: np.ndarray, normals: np.ndarray, numbers: np.ndarray, spread: float = SUN_SPREAD) -> np.ndarray:
+        """Irradiance (3, n) from the point of the sun that ``numbers`` (2, n) in [0, 1) choose."""
         cosine = dot(normals, self.sun_direction)
         lit = np.flatnonzero(cosine > 0)
         received = np.zeros(cosine.shape, FLOAT)
         if len(lit):
-            angle, radius = _random_disc(rng, len(lit))
+            angle, radius = _on_disc(numbers.take(lit, 1))
             side, up = self._sun_tangents
             directions = normalised(self.sun_direction + (side * np.cos(angle) + up * np.sin(angle)) * (radius * FLOAT(spread)))
             received[lit] = cosine.take(lit) * self._tracer.is_free(points.take(lit, 1), directions, SUN_DISTANCE_M)
         return received * self._sun_irradiance
 
-    def from_source(
-        self, source: Source, points: np.ndarray, normals: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Irradiance (3, n) from one random point of a source, and the direction it comes from (3, n)."""
-        seen = source.seen_from(points, rng)
+    def from_source(self, source: Source, points: np.ndarray, normals: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Irradiance (3, n) from the point of a source that ``numbers`` (2, n) choose, and the direction it comes from (3, n)."""
+        seen = source.seen_from(points, numbers)
         received = seen.weight * np.maximum(dot(normals, seen.direction), 0)
         lit = np.flatnonzero(received > 1e-5)
         visible = np.zeros(len(received), FLOAT)
@@ -143,16 +143,15 @@ class Lighting:
         light_of_point = asked.take(block)
         for number in np.unique(asked):
             mine = np.flatnonzero(light_of_point == number)
-            x, n = points.take(mine, 1), normals.take(mine, 1)
+            x, n, numbers = points.take(mine, 1), normals.take(mine, 1), rng.random((2, len(mine)), dtype=FLOAT)
             if number < len(self.sources):
-                light = self.from_source(self.sources[number], x, n, rng)[0]
+                light = self.from_source(self.sources[number], x, n, numbers)[0]
             else:
-                light = self.from_sun(x, n, rng, 0.02)
+                light = self.from_sun(x, n, numbers, 0.02)
             received[:, mine] = light * FLOAT(1 / shares[number])
         return received
 
 
-def _random_disc(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Angles and radii of points spread evenly over the unit disc."""
-    first, second = rng.random((2, count), dtype=FLOAT)
-    return first * (2 * PI), np.sqrt(second)
+def _on_disc(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Angles and radii that spread ``numbers`` (2, n) in [0, 1) evenly over the unit disc."""
+    return numbers[0] * (2 * PI), np.sqrt(numbers[1])

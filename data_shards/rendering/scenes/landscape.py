@@ -54,7 +54,7 @@ def build_landscape(rng: np.random.Generator, textures: TextureBank) -> Scene:
         _path(here, terrain)
     if here.chance(0.5):
         x, y = here.uniform(10, 30) * rng.choice([-1, 1]), here.uniform(8, 30)
-        house = here.frame((x, y, terrain.height(x, y) - 1), here.uniform(0, 6.28))
+        house = here.frame((x, y, float(terrain.height(x, y)) - 1), here.uniform(0, 6.28))
         building(house, here.uniform(6, 12), here.uniform(6, 10), here.uniform(3, 8), detailed=True)
     return builder.finish(kind="nature", room_size=None, random_pose=lambda generator: _random_pose(generator, terrain), **weather)
 

@@ -5,10 +5,10 @@ Surfaces are two-sided: the renderer turns normals towards the viewer, so only t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FLOAT = np.float32
 
@@ -31,7 +31,7 @@ def from_quads(positions: np.ndarray, normals: np.ndarray, uv: np.ndarray) -> Me
     return Mesh(*(np.concatenate([corners[:, [0, 1, 2]], corners[:, [0, 2, 3]]]).astype(FLOAT) for corners in (positions, normals, uv)))
 
 
-def rectangle(corner: Sequence[float], side_a: Sequence[float], side_b: Sequence[float], uv_origin: Sequence[float] = (0, 0)) -> Mesh:
+def rectangle(corner: ArrayLike, side_a: ArrayLike, side_b: ArrayLike, uv_origin: ArrayLike = (0, 0)) -> Mesh:
     """The parallelogram spanned by two sides at a corner; u runs along ``side_a``, v along ``side_b``."""
     corner, side_a, side_b = (np.asarray(x, float) for x in (corner, side_a, side_b))
     normal = np.cross(side_a, side_b)

@@ -201,7 +201,7 @@ def _random_pose(rng: np.random.Generator, size: tuple[float, float, float], pla
     width, depth, height = size
     for _ in range(50):
         x, y = rng.uniform(0.25, width - 0.25), rng.uniform(0.25, depth - 0.25)
-        z = float(np.clip(rng.normal(1.35, 0.45), 0.25, height - 0.25))
+        z = float(np.clip(rng.normal(1.35, 0.45), 0.25, height - 0.5))
         if z > 1.2 or all(math.hypot(x - px, y - py) > radius * 0.9 for px, py, radius in placed):
             break
     yaw = math.atan2(depth / 2 + rng.normal(0, depth * 0.25) - y, width / 2 + rng.normal(0, width * 0.25) - x)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data_shards.rendering.scenes.mesh import Mesh, rotation_z
 from data_shards.rendering.scenes.sky import Sky
@@ -30,8 +31,8 @@ class Material:
     roughness: float
     specular: float
     metallic: float
-    emission: Sequence[float]
-    offset: Sequence[float]
+    emission: ArrayLike
+    offset: ArrayLike
     turned: bool
 
 
@@ -179,15 +180,15 @@ class LocalFrame:
         """True that often."""
         return bool(self.rng.random() < probability)
 
-    def world(self, point: Sequence[float]) -> np.ndarray:
+    def world(self, point: ArrayLike) -> np.ndarray:
         """A local point in world coordinates."""
         return self.at + self.rotation @ np.asarray(point, float)
 
-    def frame(self, at: Sequence[float], yaw: float = 0.0) -> LocalFrame:
+    def frame(self, at: ArrayLike, yaw: float = 0.0) -> LocalFrame:
         """A frame inside this one, turned about z."""
         return LocalFrame(self.builder, self.world(at), self.rotation @ rotation_z(yaw))
 
-    def add(self, mesh: Mesh, material: int, at: Sequence[float] = (0, 0, 0), rotation: np.ndarray | None = None) -> None:
+    def add(self, mesh: Mesh, material: int, at: ArrayLike = (0, 0, 0), rotation: np.ndarray | None = None) -> None:
         """Place a mesh, turned by ``rotation`` first."""
         turn = self.rotation if rotation is None else self.rotation @ rotation
         self.builder.add(mesh, material, self.world(at), turn)
@@ -195,11 +196,11 @@ class LocalFrame:
     def material(
         self,
         kinds: str | Sequence[str] | None = None,
-        tint: Sequence[float] | None = None,
+        tint: ArrayLike | None = None,
         roughness: float = -1.0,
         specular: float = 0.04,
         span: tuple[float, float] | None = None,
-        emission: Sequence[float] | None = None,
+        emission: ArrayLike | None = None,
         jitter: float = 0.1,
     ) -> int:
         """The number of a new material with a random texture of one of ``kinds`` (any, if None).
@@ -228,10 +229,10 @@ class LocalFrame:
         self.builder.materials.append(material)
         return len(self.builder.materials) - 1
 
-    def plain(self, tint: Sequence[float] | float, roughness: float = -1.0, specular: float = 0.04) -> int:
+    def plain(self, tint: ArrayLike, roughness: float = -1.0, specular: float = 0.04) -> int:
         """A painted material of this linear colour; one number means grey."""
         return self.material("white", (tint,) * 3 if isinstance(tint, float) else tint, roughness, specular)
 
-    def glowing(self, radiance: Sequence[float]) -> int:
+    def glowing(self, radiance: ArrayLike) -> int:
         """A material that emits light (what it lights up is given by the builder's lights)."""
         return self.material("white", (0.8, 0.8, 0.8), emission=radiance)

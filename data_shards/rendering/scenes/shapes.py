@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data_shards.rendering.scenes.mesh import FLOAT, Mesh, from_quads, joined, rectangle, surface, uv_grid
 
@@ -49,7 +50,7 @@ def box(width: float, depth: float, height: float, rounding: float = 0.0, steps:
     return Mesh(positions + np.array([0, 0, half[2]], FLOAT), normals, uv)
 
 
-def revolved(radii: Sequence[float], heights: Sequence[float], sides: int = 16) -> Mesh:
+def revolved(radii: ArrayLike, heights: ArrayLike, sides: int = 16) -> Mesh:
     """The profile (radius, height) turned around the z axis."""
     r, z = np.asarray(radii, float), np.asarray(heights, float)
     angle = np.linspace(0, TURN, sides + 1)
@@ -77,14 +78,13 @@ def cylinder(radius: float, height: float, sides: int = 12, top_radius: float | 
     return joined(revolved([radius, top], [0, height], sides), disc(top, height, sides), disc(radius, 0, sides))
 
 
-def ellipsoid(
-    radii: Sequence[float], sides: int = 16, roundness: tuple[float, float] = (1.0, 1.0), bumps: np.ndarray | None = None
-) -> Mesh:
+def ellipsoid(radii: ArrayLike, sides: int = 16, roundness: tuple[float, float] = (1.0, 1.0), bumps: np.ndarray | None = None) -> Mesh:
     """An ellipsoid around the origin.
 
     ``roundness`` are the exponents of a superquadric (1: round, below 1: boxy, above: pinched) for the vertical and the
     horizontal outline; ``bumps`` (k, k) displaces the surface by that fraction of its radius.
     """
+    radii = np.asarray(radii, float)
     latitude = np.linspace(-np.pi / 2, np.pi / 2, sides // 2 + 1)[:, None]
     longitude = np.linspace(0, TURN, sides + 1)[None]
 
@@ -102,7 +102,7 @@ def ellipsoid(
     )
     uv = uv_grid(longitude * max(radii[0], radii[1]), -latitude * radii[2])
     if bumps is None and roundness == (1.0, 1.0):
-        normals = unit / np.asarray(radii)
+        normals = unit / radii
         return surface(unit * radii, uv, normals / np.linalg.norm(normals, axis=-1, keepdims=True))
     if bumps is not None:
         rows = np.arange(sides // 2 + 1)[:, None] * len(bumps) // sides
@@ -113,7 +113,7 @@ def ellipsoid(
     return surface(unit * radii, uv)
 
 
-def tube(path: np.ndarray, radius: float | np.ndarray, sides: int = 6) -> Mesh:
+def tube(path: np.ndarray, radius: ArrayLike, sides: int = 6) -> Mesh:
     """A pipe along the points (k, 3) of ``path``, with one radius or one per point."""
     path = np.asarray(path, float)
     forward = np.gradient(path, axis=0)
@@ -138,7 +138,7 @@ def torus(radius: float, thickness: float, sides: int = 20, rings: int = 8) -> M
     return surface(centre + thickness * normals, uv_grid(around * radius, across * thickness), normals)
 
 
-def bars(corners: Sequence[Sequence[float]], size: Sequence[float]) -> Mesh:
+def bars(corners: Sequence[ArrayLike], size: tuple[float, float, float]) -> Mesh:
     """The same box (width, depth, height) standing at each of several points: legs, posts, slats."""
     one = box(*size)
     return joined(*(Mesh(one.positions + np.asarray(corner, FLOAT), one.normals, one.uv) for corner in corners))
@@ -147,10 +147,10 @@ def bars(corners: Sequence[Sequence[float]], size: Sequence[float]) -> Mesh:
 def leaf_cloud(
     rng: np.random.Generator,
     count: int,
-    radii: Sequence[float] | np.ndarray,
+    radii: ArrayLike,
     size: float,
     hollow: float = 0.5,
-    centres: np.ndarray | float = 0.0,
+    centres: ArrayLike = 0.0,
 ) -> Mesh:
     """Pointed leaves scattered through an ellipsoid; ``hollow`` is the fraction of the radius that stays empty.
 
@@ -159,7 +159,7 @@ def leaf_cloud(
     outward = rng.normal(size=(count, 3))
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     ripple = 1 + 0.25 * np.sin(outward @ [5.0, 7.0, 6.0])[:, None]
-    centre = outward * (hollow + (1 - hollow) * rng.random((count, 1))) * radii * ripple + centres
+    centre = outward * (hollow + (1 - hollow) * rng.random((count, 1))) * np.asarray(radii) * ripple + np.asarray(centres)
     stem = rng.normal(size=(count, 3))
     stem -= 0.6 * np.einsum("ij,ij->i", stem, outward)[:, None] * outward  # leaves lie along the crown's surface
     stem /= np.linalg.norm(stem, axis=1, keepdims=True)

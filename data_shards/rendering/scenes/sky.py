@@ -20,7 +20,7 @@ class Sky:
         self.zenith = mix(clear_zenith, hsv(0.6, 0.06, 0.55), overcast)
         self.horizon = mix(clear_horizon, hsv(0.6, 0.04, 0.7), overcast)
         self.mean = (self.zenith + self.horizon) * FLOAT(0.5 * level)
-        self._glow = FLOAT(mix(1.0, 0.2, overcast))
+        self._glow = FLOAT(1 - 0.8 * overcast)
         self._clouds = fractal(rng, beta=rng.uniform(1.3, 1.9))
         self._cloud_cover = rng.uniform(0.35, 0.75) if overcast < 0.9 else 0.1
         self._cloud_colour = mix(hsv(0.08, 0.25 * warmth, 1.0), hsv(0.6, 0.03, 0.85), overcast) * FLOAT(rng.uniform(0.7, 1.05))

@@ -123,7 +123,8 @@ def bollard(here: LocalFrame) -> None:
 
 def street_box(here: LocalFrame) -> None:
     """A switch cabinet, crate or kiosk."""
-    here.add(box(*here.rng.uniform(0.5, 1.4, 3), 0.02), here.material(("metal", "paint", "print", "cardboard", "planks", "brick")))
+    width, depth, height = here.rng.uniform(0.5, 1.4, 3)
+    here.add(box(width, depth, height, 0.02), here.material(("metal", "paint", "print", "cardboard", "planks", "brick")))
 
 
 def planter(here: LocalFrame) -> None:
@@ -141,7 +142,8 @@ def railing(here: LocalFrame) -> None:
 
 def monument(here: LocalFrame) -> None:
     """Some large object."""
-    sculpture(here, *here.rng.uniform(0.5, 2.2, 3))
+    width, depth, height = here.rng.uniform(0.5, 2.2, 3)
+    sculpture(here, width, depth, height)
 
 
 STREET_ITEMS: tuple[Callable[[LocalFrame], None], ...] = (

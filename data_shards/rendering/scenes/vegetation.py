@@ -48,7 +48,7 @@ def conifer(here: LocalFrame, height: float, leaves: int = 600) -> None:
 
 def bush(here: LocalFrame, radius: float) -> None:
     """A round shrub standing on the ground."""
-    here.add(leaf_cloud(here.rng, 150, (radius, radius, radius * 0.7), 0.08, 0.3), here.material("leaf"), (0, 0, radius * 0.4))
+    here.add(leaf_cloud(here.rng, 250, (radius, radius, radius * 0.7), 0.06, 0.3), here.material("leaf"), (0, 0, radius * 0.4))
 
 
 def rock(here: LocalFrame, radius: float) -> None:
