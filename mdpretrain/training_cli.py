@@ -188,6 +188,8 @@ def _quieten() -> None:
     for message in (
         ".*LeafSpec.*",  # Lightning's own use of torch's pytree
         ".*You have overridden `transfer_batch_to_device`.*",  # on purpose: moves without waiting
+        ".*DeepSpeed handles gradient clipping internally.*",  # with the same gradient_clip_val; the task's hook only logs
+        ".*all_gather_into_tensor.*",  # DeepSpeed's use of torch
         ".*does not have many workers.*",  # the recipe says how many
     ):
         warnings.filterwarnings("ignore", message=message)

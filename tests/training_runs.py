@@ -20,7 +20,10 @@ from mdpretrain.cli import main
 
 def recipe(folder: pathlib.Path, **changes: Any) -> dict[str, Any]:
     """A run of a few steps on the shards in ``folder``: a student whose encoder has drop-path, so that random state matters."""
-    encoder = {**ENCODER, "init_args": {**ENCODER["init_args"], "model_args": {**ENCODER["init_args"]["model_args"], "drop_path_rate": 0.3}}}
+    encoder = {
+        **ENCODER,
+        "init_args": {**ENCODER["init_args"], "model_args": {**ENCODER["init_args"]["model_args"], "drop_path_rate": 0.3}},
+    }
     network = {**STUDENT_NETWORK, "init_args": {**STUDENT_NETWORK["init_args"], "encoder": encoder}}
     content: dict[str, Any] = {
         "seed_everything": 3,

@@ -73,7 +73,7 @@ class TrainingTask(lightning.LightningModule):
         self.log_dict(figures, on_step=True, on_epoch=False, batch_size=len(batch))
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as the trainer asks, and log the norm of the gradients before clipping."""
         if self.is_logging_step():

@@ -64,7 +64,9 @@ def test_same_recipe_and_seed_twice_is_the_same_run_and_another_seed_is_not(
 ) -> None:
     config = write_recipe(tmp_path / "again.yaml", recipe(shards))
     assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "again")]) == [0]
-    assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "other"), "--seed_everything", "4", "--trainer.max_steps", "2"]) == [0]
+    assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "other"), "--seed_everything", "4", "--trainer.max_steps", "2"]) == [
+        0
+    ]
     assert losses(tmp_path / "again") == losses(undisturbed)
     assert losses(tmp_path / "other")[0] != losses(undisturbed)[0]
 
