@@ -125,7 +125,7 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
 def _models(request: EvaluationRequest, facts: list[tuple[str, str]]) -> tuple[dict[str, Model], Any]:
     """Teacher, student and prompt baselines, and the teacher's prior (None if it has none)."""
     models: dict[str, Model] = {}
-    prior = None
+    prior, preparation = None, PromptPreparation()
     for name, checkpoint in (("teacher", request.teacher), ("student", request.student)):
         if checkpoint is None:
             continue
@@ -136,12 +136,20 @@ def _models(request: EvaluationRequest, facts: list[tuple[str, str]]) -> tuple[d
         models[name] = predictor_model(predictor)
         if name == "teacher" and predictor.prior is not None:
             prior = baselines.once_per_batch(predictor.prior)
+            preparation = _baseline_preparation(predictor.preparation)
     if request.prompt_count is not None:
         models.update(nearest=baselines.nearest, linear=baselines.linear)
         if prior is not None:
-            preparation = PromptPreparation(maps=list(baselines.PREPARED_BASELINES.values())).to(request.device)
             models.update(baselines.aligned_prior_baselines(prior, preparation))
     return models, prior
+
+
+def _baseline_preparation(own: torch.nn.Module | None) -> PromptPreparation:
+    """The alignments as the teacher's recipe tuned them, if it uses both; else with their defaults."""
+    wanted = list(baselines.PREPARED_BASELINES.values())
+    if isinstance(own, PromptPreparation) and set(wanted) <= set(own.maps):
+        return own
+    return PromptPreparation(maps=wanted)
 
 
 def _medians(request: EvaluationRequest, facts: list[tuple[str, str]]) -> dict[str, Model]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ EXIF_FOCAL_35MM = 0xA405  # FocalLengthIn35mmFilm, inside the Exif block 0x8769
 EXIF_BLOCK = 0x8769
 
 
+@runtime_checkable
 class MetricPredictor(Protocol):
     """What is asked of a predictor (``tasks.predictor.Predictor`` is one)."""
 
