@@ -26,8 +26,9 @@ def positive(raw: Tensor, activation: PositiveActivation) -> Tensor:
     return F.relu(raw)
 
 
-def start_at_typical_depth(last: nn.Conv2d, activation: PositiveActivation) -> None:
+def start_at_typical_depth(last: nn.Module, activation: PositiveActivation) -> None:
     """Initialise the last convolution so that ``positive`` starts near ``INITIAL_CANONICAL_INVERSE_DEPTH``."""
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
     target = INITIAL_CANONICAL_INVERSE_DEPTH
     bias = {"softplus": math.log(math.expm1(target)), "exp": math.log(target), "relu": target}[activation]
     with torch.no_grad():

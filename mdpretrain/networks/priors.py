@@ -69,7 +69,7 @@ class CheckpointPrior(FrozenPrior):
         super().__init__()
         if (checkpoint is None) == (network is None):
             raise ValueError("CheckpointPrior takes either a checkpoint or a network, and exactly one of them")
-        self.network = load_network(checkpoint) if checkpoint is not None else network
+        self.network: nn.Module = network if network is not None else load_network(str(checkpoint))
         if getattr(self.network, "prepared_maps", None) is not None:
             raise ValueError(f"the network of {checkpoint} needs a prepared prompt, so it cannot be the prior that prepares one")
         self.freeze()

@@ -39,8 +39,8 @@ class PromptFusion(nn.Module):
             nn.ReLU(),
         )
         self.projection = nn.Conv2d(features, features, projection_kernel, padding=projection_kernel // 2)
-        nn.init.zeros_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
+        for parameter in self.projection.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Float[Tensor, "B C h w"], prompt: Float[Tensor, "B P H W"]) -> Float[Tensor, "B C h w"]:
         """Add what the prompt says; both lie on the same (padded) image."""

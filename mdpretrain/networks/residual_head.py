@@ -57,8 +57,8 @@ class ResidualHead(nn.Module):
             )
         self.refine = nn.Sequential(ResidualConvolutionUnit(width), nn.ReLU())
         self.output = FullPrecisionConvolution(width, 4 * (1 + others), 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,

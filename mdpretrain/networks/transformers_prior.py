@@ -42,6 +42,9 @@ class TransformersPrior(FrozenPrior):
             known and not given.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         path: str | pathlib.Path | None = None,

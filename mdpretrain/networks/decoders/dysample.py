@@ -27,8 +27,9 @@ class DySample(nn.Module):
         self.offset = nn.Conv2d(channels, outputs, 1)
         self.scope = nn.Conv2d(channels, outputs, 1, bias=False)
         nn.init.normal_(self.offset.weight, std=1e-3)
-        nn.init.zeros_(self.offset.bias)
-        nn.init.zeros_(self.scope.weight)
+        for parameter in (self.offset.bias, self.scope.weight):
+            assert parameter is not None
+            nn.init.zeros_(parameter)
         centres = (torch.arange(scale) + 0.5) / scale - 0.5
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         grid = torch.stack([x, y])[:, None].expand(2, groups, scale, scale).reshape(1, outputs, 1, 1)

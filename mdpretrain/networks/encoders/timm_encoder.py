@@ -63,6 +63,9 @@ class TimmEncoder(nn.Module):
         ValueError: unknown model, layers or arguments; weights that are missing or of another network.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model_name: str,
@@ -90,6 +93,8 @@ class TimmEncoder(nn.Module):
         backbone.prune_intermediate_layers(self.layers, prune_norm=not final_norm, prune_head=True)
         if gradient_checkpointing:
             backbone.set_grad_checkpointing(True)
+        # called as a module, so that hooks on the backbone itself fire: ZeRO-3 gathers its class token in one
+        backbone.forward = backbone.forward_intermediates
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
@@ -103,7 +108,7 @@ class TimmEncoder(nn.Module):
         padded = padding.pad_zeros((image - self.mean) / self.std)
         options: dict[str, Any] = {"return_prefix_tokens": True} if self._has_prefix else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            outputs = self.backbone.forward_intermediates(
+            outputs = self.backbone(
                 padded, indices=self.layers, norm=self.final_norm, stop_early=True, intermediates_only=True, **options
             )
         if not self._has_prefix:
@@ -124,7 +129,7 @@ class TimmEncoder(nn.Module):
         return {**recorded, "init_args": {**recorded["init_args"], "weights": None}}
 
 
-def _build_backbone(model_name: str, model_args: dict[str, Any]) -> nn.Module:
+def _build_backbone(model_name: str, model_args: dict[str, Any]) -> Any:
     if not timm.is_model(model_name):
         near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
         raise ValueError(f"timm has no model {model_name!r}; the nearest names are {near}")
