@@ -112,9 +112,10 @@ def log16_error_bound(near_m: float, far_m: float) -> float:
 
 
 def find_step(depth: np.ndarray, candidates_m: tuple[float, ...] = KNOWN_STEPS_M) -> float | None:
-    """The first step of ``candidates_m`` of which every measured depth is an integer multiple (to one float32 ulp), if any.
+    """The first step of ``candidates_m`` of which every measured depth is an integer multiple, if any.
 
-    ``linear16`` with this step loses nothing. None also where the largest depth would need a code above 65534.
+    To two units in the last place of float32, since readers divide or multiply integers in float32.
+    ``linear16`` with this step then keeps every integer. None also where the largest depth would need a code above 65534.
     """
     values = depth[np.isfinite(depth)]
     if values.size == 0:
@@ -128,7 +129,7 @@ def find_step(depth: np.ndarray, candidates_m: tuple[float, ...] = KNOWN_STEPS_M
 
 def _on_grid(values: np.ndarray, step_m: float) -> bool:
     codes = np.rint(values / np.float64(step_m))
-    return bool(np.all((codes >= 1) & (np.abs(codes * step_m - values) <= np.spacing(values))))
+    return bool(np.all((codes >= 1) & (np.abs(codes * step_m - values) <= 2 * np.spacing(values))))
 
 
 def _linear16_codes(depth: np.ndarray, step_m: float) -> np.ndarray:

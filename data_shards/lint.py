@@ -33,7 +33,7 @@ SENSOR_MEDIAN_M = {
     "lidar": (2.0, 80.0),
     "velodyne": (2.0, 80.0),
 }
-LARGEST_STEP_M = 0.1
+LARGEST_STEP_M, FEWEST_CODES = 0.1, 50
 PLAUSIBLE_HEIGHT_M, POSSIBLE_HEIGHT_M = (0.2, 4.0), (0.1, 10.0)
 ENOUGH_HEIGHTS = 3
 ENOUGH_VOTES, CLEAR_MAJORITY = 8, 0.8
@@ -120,13 +120,23 @@ def _gather(facts: _SourceFacts, read: ReadSample) -> None:
     values = depth[np.isfinite(depth)]
     if meta.metric and values.size:
         facts.medians.append(float(np.median(values)))
-        facts.steps.append(float(meta.encodings["depth"].get("step_m", 0.0)))
+        facts.steps.append(_true_step(values, meta.encodings["depth"].get("step_m")))
     if meta.camera is not None and values.size > 0.3 * depth.size:
         votes = depth_type_votes(depth, meta.image_size, meta.camera, meta.depth_type)
         facts.votes[0] += votes.declared
         facts.votes[1] += votes.other
         if meta.metric and (height := camera_height(depth, meta.image_size, meta.camera, meta.depth_type)) is not None:
             facts.heights.append(height)
+
+
+def _true_step(values: np.ndarray, stored_step_m: float | None) -> float:
+    """The largest step that divides all depths: a multiple of the one they are stored with; 0 where they are on no grid."""
+    if stored_step_m is None:
+        return 0.0
+    codes = np.unique(np.rint(values[:: max(1, values.size // 4096)] / stored_step_m).astype(np.int64))
+    if codes.size < FEWEST_CODES:
+        return 0.0  # a handful of depths have a large common step by chance
+    return float(np.gcd.reduce(codes) * stored_step_m)
 
 
 def _findings(name: str, facts: _SourceFacts) -> list[Finding]:
@@ -153,7 +163,7 @@ def _unit(facts: _SourceFacts) -> Remark | None:
         return Remark(
             "unit", ERROR, median, f"median depth {median:g} m, plausible is {low:g} to {high:g} m{_suggestion(median, TYPICAL_MEDIAN_M)}"
         )
-    if step >= LARGEST_STEP_M:
+    if step >= 0.99 * LARGEST_STEP_M:
         message = f"all depths are multiples of {step:g} m: integers of a smaller unit read as {step:g} m each?"
         return Remark("unit", ERROR, step, message)
     for sensor, plausible in ((s, _sensor_range(s)) for s in sorted(facts.sensors)):

@@ -37,7 +37,7 @@ def remarks_on(sample: Sample) -> list[Remark]:
     values = np.sort(sample.depth[np.isfinite(sample.depth)])
     found = [few_pixels(sample, values), wrong_aspect(sample), *camera_remarks(sample)]
     if values.size >= FEW_PIXELS:
-        found += [few_values(values), largest_code(sample, values), spike_at_the_end(values), outlier(values)]
+        found += [few_values(values), largest_code(sample, values) or spike_at_the_end(values), outlier(values)]
     return [remark for remark in found if remark is not None]
 
 

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from data_shards.atomic import write_atomically
-from data_shards.codecs import decode_image
+from data_shards.codecs import decode_image, encode_image
 from data_shards.reading import ReadSample, read_samples
 from data_shards.schema import DEPTH_FIELDS, Sample
 
 PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 3.6, 2.6, 80
 LARGEST_PANEL_PX = 480
 SHEET_ROWS = 24
-NOT_MEASURED_COLOUR, SKY_COLOUR, MEASURED_COLOUR = (0.25, 0.25, 0.25), (0.55, 0.78, 1.0), (1.0, 1.0, 1.0)
+NOT_MEASURED_COLOUR, SKY_COLOUR, MEASURED_COLOUR = (0.25, 0.25, 0.25), (0.55, 0.78, 1.0), (0.93, 0.93, 0.93)
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px/1.4 sans-serif; margin: 24px; color: #222 }} img {{ max-width: 100% }}
 section {{ border-top: 1px solid #ccc; padding: 12px 0 }} code {{ font-size: 13px }} .problem {{ color: #a00 }}
@@ -46,9 +46,10 @@ def preview(paths: list[Path], output: Path, samples: int = 12, quiet: bool = Fa
         raise ValueError(f"{output}: cannot be made ({error.strerror}); choose another --output") from error
     sections, sheet = [], []
     for read in read_samples(paths, samples, "preview", quiet):
-        if read.sample is not None and len(sheet) < SHEET_ROWS:
-            sheet.append(read.sample)
-        sections.append(_section(read))
+        picture = b"" if read.sample is None else _picture(read.sample)
+        sections.append(_section(read, picture))
+        if picture and len(sheet) < SHEET_ROWS:
+            sheet.append(picture)
     title = f"{len(sections)} samples of {', '.join(str(path) for path in paths)}"
     page = PAGE.format(
         title=html.escape(title), body="\n".join(sections), unit_note="metres, or without unit where the depth is up to scale"
@@ -57,11 +58,11 @@ def preview(paths: list[Path], output: Path, samples: int = 12, quiet: bool = Fa
     write_atomically(written[0], page.encode())
     if sheet:
         written.append(output / "preview.png")
-        write_atomically(written[1], _png([_panels(sample)[:4] for sample in sheet], [sample.meta.key for sample in sheet]))
+        write_atomically(written[1], _stacked(sheet))
     return written
 
 
-def _section(read: ReadSample) -> str:
+def _section(read: ReadSample, picture: bytes) -> str:
     name = f"<h3>{html.escape(read.key)}</h3>"
     if read.sample is None:
         return f'<section>{name}<p class="problem">{html.escape(read.problem)}</p></section>'
@@ -79,9 +80,9 @@ def _section(read: ReadSample) -> str:
         f"source {meta.source}, group {meta.group or '-'}, sensor {meta.sensor}, licence {meta.licence}",
         read.shard,
     ]
-    picture = base64.b64encode(_png([_panels(read.sample)], [""])).decode()
+    encoded = base64.b64encode(picture).decode()
     text = html.escape(" | ".join(facts))
-    return f'<section>{name}<p><code>{text}</code></p><img alt="{html.escape(read.key)}" src="data:image/png;base64,{picture}"></section>'
+    return f'<section>{name}<p><code>{text}</code></p><img alt="{html.escape(read.key)}" src="data:image/png;base64,{encoded}"></section>'
 
 
 def _panels(sample: Sample) -> list:
@@ -101,20 +102,26 @@ def _panels(sample: Sample) -> list:
     ]
 
 
-def _png(rows: list[list], names: list[str]) -> bytes:
-    columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(PANEL_WIDTH * columns, PANEL_HEIGHT * len(rows)), dpi=DOTS_PER_INCH, layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for row, name, axes_of_row in zip(rows, names, grid):
-        for axes in axes_of_row[len(row) :]:
-            axes.set_axis_off()
-        for draw, axes in zip(row, axes_of_row):
-            draw(axes)
-        if name:
-            axes_of_row[0].set_title(name, fontsize=8, loc="left")
+def _picture(sample: Sample) -> bytes:
+    """One row of panels as PNG."""
+    panels = _panels(sample)
+    figure = Figure(figsize=(PANEL_WIDTH * len(panels), PANEL_HEIGHT), dpi=DOTS_PER_INCH)
+    axes_of_row = figure.subplots(1, len(panels))
+    figure.subplots_adjust(0.01, 0.16, 0.99, 0.9, wspace=0.3)
+    for draw, axes in zip(panels, axes_of_row):
+        draw(axes)
+    axes_of_row[0].set_title(sample.meta.key, fontsize=8, loc="left")
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _stacked(pictures: list[bytes]) -> bytes:
+    """PNG pictures below each other, padded with white to the widest."""
+    rows = [decode_image(picture) for picture in pictures]
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return encode_image(np.concatenate(padded), "png")
 
 
 def _draw_colour(axes: Axes, sample: Sample) -> None:
@@ -143,7 +150,7 @@ def _draw_depth(axes: Axes, depth: np.ndarray, name: str, unit: str) -> None:
     colours[np.isposinf(small)] = SKY_COLOUR
     axes.imshow(colours)
     shown = axes.imshow(np.ma.masked_where(~np.isfinite(small), small), norm=LogNorm(near, far), cmap="turbo_r")
-    bar = axes.figure.colorbar(shown, ax=axes, fraction=0.05)
+    bar = axes.figure.colorbar(shown, cax=axes.inset_axes((1.02, 0.0, 0.05, 1.0)))
     bar.ax.yaxis.set_major_locator(FixedLocator(list(np.geomspace(near, far, 5))))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g} {unit}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
@@ -168,7 +175,7 @@ def _draw_histogram(axes: Axes, depth: np.ndarray, unit: str) -> None:
     axes.set_xlabel(f"depth ({unit})", fontsize=7)
     if values.size:
         low, high = float(values.min()), max(float(values.max()), 1.001 * float(values.min()))
-        axes.hist(values, bins=np.geomspace(low, high, 80), color="#4472a8")
+        axes.stairs(*np.histogram(values, np.geomspace(low, high, 80)), fill=True, color="#4472a8")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(list(np.geomspace(low, high, 4))))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
