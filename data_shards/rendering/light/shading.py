@@ -54,12 +54,13 @@ def direct_light(
         irradiance[:] += light
         highlights[:, shiny] += light.take(shiny, 1) * (lobe / np.maximum(dot(normal, towards), FLOAT(0.05)))
 
+    lattice = _pixel_lattice(visible)
     if lighting.has_sun:
-        receive(lighting.from_sun(visible.positions, surface.normal, _dither(visible, rng)), lighting.sun_direction)
+        receive(lighting.from_sun(visible.positions, surface.normal, _dithered(lattice, rng)), lighting.sun_direction)
     if lighting.sources:
         sources, rest = lighting.strongest(visible.positions.mean(1, keepdims=True), lamps)
         for source in sources:
-            numbers = _dither(visible, rng)
+            numbers = _dithered(lattice, rng)
             light, direction = lighting.from_source(source, visible.positions, surface.normal, numbers)
             receive(light * FLOAT(rest), direction)
     both = visible.as_image(visible.full(np.concatenate([irradiance, highlights])))
@@ -67,15 +68,20 @@ def direct_light(
     return both[:3], both[3:]
 
 
-def _dither(visible: Visible, rng: np.random.Generator) -> np.ndarray:
+def _pixel_lattice(visible: Visible) -> np.ndarray:
     """Numbers (2, n) in [0, 1) that differ as much as they can between neighbouring pixels, so that smoothing cancels their noise.
 
-    A rank-1 lattice over the pixel grid (the plastic-number sequences of Roberts 2018), jittered enough to show no stripes.
+    A rank-1 lattice over the pixel grid (the plastic-number sequences of Roberts 2018).
     """
     row, col = np.divmod(visible.pixels, visible.width)
     lattice = np.stack([col * 0.7548776662 + row * 0.5698402910, col * 0.8191725134 + row * 0.6710436067])
-    jitter = 0.4 * rng.random(lattice.shape, dtype=FLOAT)
-    return ((lattice + rng.random((2, 1)) + jitter) % 1).astype(FLOAT) * FLOAT(0.999999)
+    return (lattice - np.floor(lattice)).astype(FLOAT)
+
+
+def _dithered(lattice: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The lattice from a random start, jittered enough to show no stripes."""
+    numbers = lattice + rng.random((2, 1), dtype=FLOAT) + rng.random(lattice.shape, dtype=FLOAT) * FLOAT(0.4)
+    return np.minimum(numbers - np.floor(numbers), FLOAT(0.999999))
 
 
 def _highlight(normal: np.ndarray, light: np.ndarray, view: np.ndarray, roughness: np.ndarray) -> np.ndarray:

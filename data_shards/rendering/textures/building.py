@@ -23,6 +23,7 @@ from data_shards.rendering.textures.noise import (
 
 
 def plaster(rng: np.random.Generator) -> Painted:
+    """Rough or smooth wall plaster with stains."""
     hue = rng.uniform(0.02, 0.2) if rng.random() < 0.7 else rng.random()
     colour = hsv(hue, rng.uniform(0, 0.22), rng.uniform(0.55, 0.93))
     grain, stain = fractal(rng, beta=rng.uniform(0.7, 1.4)), fractal(rng, beta=2.2)
@@ -30,6 +31,7 @@ def plaster(rng: np.random.Generator) -> Painted:
 
 
 def paint(rng: np.random.Generator) -> Painted:
+    """An even coat of any colour."""
     stain = fractal(rng, beta=2.0)
     colour = shade(random_colour(rng, 0.6, 0.12, 0.95), 1 + 0.08 * (stain - 0.5))
     return Painted(colour, fractal(rng, beta=1.0), rng.uniform(0.25, 0.8), 0.05, 2.0)
@@ -42,6 +44,7 @@ def white(rng: np.random.Generator) -> Painted:
 
 
 def wallpaper(rng: np.random.Generator) -> Painted:
+    """Stripes or a mirrored motif, repeated."""
     count = int(rng.choice([4, 8]))
     ground, figure = random_colour(rng, 0.3, 0.5, 0.9), random_colour(rng, 0.3, 0.4, 0.9)
     if rng.random() < 0.4:
@@ -54,6 +57,7 @@ def wallpaper(rng: np.random.Generator) -> Painted:
 
 
 def brick(rng: np.random.Generator, columns: int = 4, rows: int = 12) -> Painted:
+    """A brick wall in running bond; one repeat is about a metre."""
     number, across, down = bricks(columns, rows)
     gap = rng.uniform(0.05, 0.1)
     inside = smoothstep(gap * 0.6, gap * 1.4, edge_distance(across, down, 3) + 0.04 * (fractal(rng, beta=1.2) - 0.5))
@@ -66,6 +70,7 @@ def brick(rng: np.random.Generator, columns: int = 4, rows: int = 12) -> Painted
 
 
 def tile(rng: np.random.Generator) -> Painted:
+    """Square tiles of one or two colours, glossy, with joints."""
     count = int(rng.choice([2, 4]))
     number, across, down = bricks(count, count, 0 if rng.random() < 0.7 else 0.5)
     gap = rng.uniform(0.012, 0.03)
@@ -80,6 +85,7 @@ def tile(rng: np.random.Generator) -> Painted:
 
 
 def checker(rng: np.random.Generator) -> Painted:
+    """A chessboard of two colours."""
     count = int(rng.choice([2, 4, 8]))
     odd = (np.floor(X * count) + np.floor(Y * count)) % 2
     stain = fractal(rng, beta=1.6)
@@ -98,11 +104,13 @@ def _wood_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wood(rng: np.random.Generator) -> Painted:
+    """One piece of wood with its grain."""
     grain = _wood_grain(rng, rng.uniform(3, 9))
     return Painted(mix(*_wood_colours(rng), grain), 1 - grain, rng.uniform(0.2, 0.7), 0.15, rng.uniform(0.6, 1.4))
 
 
 def planks(rng: np.random.Generator) -> Painted:
+    """Floor boards cut from different parts of one tree."""
     count, per_row = int(rng.choice([4, 6, 8])), 2
     row = np.floor(X * count)
     y = (Y + rng.random(count)[row.astype(int)]) * per_row
@@ -118,6 +126,7 @@ def planks(rng: np.random.Generator) -> Painted:
 
 
 def parquet(rng: np.random.Generator) -> Painted:
+    """Blocks of strips, laid crosswise."""
     count = int(rng.choice([4, 8]))
     col, row = np.floor(X * count).astype(int), np.floor(Y * count).astype(int)
     turned = (col + row) % 2 == 1
@@ -131,6 +140,7 @@ def parquet(rng: np.random.Generator) -> Painted:
 
 
 def concrete(rng: np.random.Generator) -> Painted:
+    """Grey concrete with pits."""
     coarse, fine, pits = fractal(rng, beta=1.5), fractal(rng, beta=0.6), smoothstep(0.72, 0.8, fractal(rng, beta=0.9))
     colour = hsv(rng.uniform(0.05, 0.15), rng.uniform(0, 0.1), rng.uniform(0.35, 0.75))
     factor = 1 + 0.35 * (coarse - 0.5) + 0.15 * (fine - 0.5) - 0.3 * pits
@@ -138,12 +148,14 @@ def concrete(rng: np.random.Generator) -> Painted:
 
 
 def marble(rng: np.random.Generator) -> Painted:
+    """Polished stone with dark veins."""
     vein = smoothstep(0, 0.35, np.abs(np.sin(2 * np.pi * (fractal(rng, beta=2.3) * rng.uniform(1.5, 4) + X))))
     colours = [random_colour(rng, 0.25, 0.1, 0.5), random_colour(rng, 0.15, 0.55, 0.8), random_colour(rng, 0.1, 0.7, 0.95)]
     return Painted(ramp(vein * 0.85 + 0.15 * fractal(rng, beta=1.6), colours), 0.0, rng.uniform(0.05, 0.3), 0.0, rng.uniform(0.8, 2))
 
 
 def corrugated(rng: np.random.Generator) -> Painted:
+    """Corrugated sheet."""
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * 16 * X)
     dirt = fractal(rng, beta=1.7, along=0.3)
     return Painted(shade(random_colour(rng, 0.4, 0.25, 0.8), 0.8 + 0.2 * wave + 0.3 * (dirt - 0.5)), wave, 0.5, 2.5, 1.4)

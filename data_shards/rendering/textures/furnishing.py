@@ -22,6 +22,7 @@ from data_shards.rendering.textures.noise import (
 
 
 def carpet(rng: np.random.Generator) -> Painted:
+    """Deep pile, plain or with a soft pattern."""
     pile, patches = fractal(rng, beta=0.35), fractal(rng, beta=1.8)
     colour = random_colour(rng, 0.45, 0.15, 0.75)
     if rng.random() < 0.35:  # a pattern, close to the ground colour
@@ -31,6 +32,8 @@ def carpet(rng: np.random.Generator) -> Painted:
 
 
 def plaid(rng: np.random.Generator) -> Painted:
+    """Crossing bands of three colours."""
+
     def bands() -> np.ndarray:
         strength = np.zeros(SIZE, FLOAT)
         for _ in range(rng.integers(2, 5)):
@@ -47,6 +50,7 @@ def plaid(rng: np.random.Generator) -> Painted:
 
 
 def weave(rng: np.random.Generator) -> Painted:
+    """Plain coarse cloth."""
     threads = int(rng.choice([32, 48, 64]))
     cloth = np.sin(2 * np.pi * threads * X) * np.sin(2 * np.pi * threads * Y)
     factor = 1 + 0.22 * cloth + 0.25 * (fractal(rng, beta=1.6) - 0.5)
@@ -54,6 +58,7 @@ def weave(rng: np.random.Generator) -> Painted:
 
 
 def leather(rng: np.random.Generator) -> Painted:
+    """Grained leather."""
     nearest, second, _ = voronoi(rng, 24)
     grain = smoothstep(0.05, 0.3, second - nearest)
     factor = 0.7 + 0.3 * grain + 0.15 * (fractal(rng, beta=1.8) - 0.5)
@@ -61,6 +66,7 @@ def leather(rng: np.random.Generator) -> Painted:
 
 
 def dots(rng: np.random.Generator) -> Painted:
+    """Dots on a ground."""
     count = int(rng.choice([6, 8, 12, 16]))
     distance = np.hypot(X * count % 1 - 0.5, Y * count % 1 - 0.5)
     inside = smoothstep(rng.uniform(0.2, 0.4), 0.18, distance)
@@ -68,6 +74,7 @@ def dots(rng: np.random.Generator) -> Painted:
 
 
 def stripes(rng: np.random.Generator) -> Painted:
+    """Stripes of two colours."""
     count = int(rng.choice([3, 5, 8, 16]))
     inside = smoothstep(0.35, 0.45, np.abs((X * count) % 1 - 0.5))
     colour = mix(random_colour(rng, 0.5, 0.1, 0.95), random_colour(rng, 0.5, 0.1, 0.95), inside)
@@ -75,6 +82,7 @@ def stripes(rng: np.random.Generator) -> Painted:
 
 
 def cardboard(rng: np.random.Generator) -> Painted:
+    """Brown card with a strip of tape."""
     factor = 1 + 0.12 * (fractal(rng, beta=1.3) - 0.5) + 0.03 * np.sin(2 * np.pi * 60 * X)
     colour = shade(hsv(0.085, rng.uniform(0.3, 0.5), rng.uniform(0.5, 0.75)), factor)
     tape = (np.abs(X - 0.5) < 0.06).astype(FLOAT)
