@@ -12,6 +12,7 @@ from torch import Tensor
 from mdpretrain.data.evaluation_stream import evaluation_loader
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation import baselines
+from mdpretrain.evaluation.curves import read_curves
 from mdpretrain.evaluation.panels import SampleCollector
 from mdpretrain.evaluation.protocols import Protocol, find_protocol
 from mdpretrain.evaluation.report import ReportContent, write_report
@@ -95,6 +96,8 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     protocols = [find_protocol(name) for name in request.protocols]
     if request.teacher is None and request.student is None:
         raise ValueError("nothing to evaluate: give --teacher, --student or both")
+    for folder in request.runs.values():
+        read_curves(folder)  # a mistyped folder is refused now, not after the evaluation
     prompt = None if request.prompt_count is None else PromptOptions(request.prompt_count, interpolate=True)
     loader = evaluation_loader(
         request.shards, request.image_size, request.batch_size, prompt, request.seed, request.num_workers, request.include

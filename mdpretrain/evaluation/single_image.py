@@ -167,7 +167,12 @@ def predict_photograph(predictor: MetricPredictor, photo: Photograph, batch: Dep
     """
     if predictor.needs_prompt and batch.prompt is None:
         raise ValueError("this checkpoint is of a prompted network; give sparse metric depth with --prompt depth.png")
-    depth = predictor.depth_m(batch.to(device)).float().cpu()
+    try:
+        depth = predictor.depth_m(batch.to(device)).float().cpu()
+    except ValueError as error:
+        if photo.focal_px is None:
+            raise ValueError(f"{error} with --focal-px (in pixels of the image)") from error
+        raise
     return enlarge_depth(depth, *photo.pixels.shape[:2])[0, 0].numpy()
 
 
