@@ -146,10 +146,12 @@ def _findings(name: str, facts: _SourceFacts) -> list[Finding]:
         if check == "few_pixels" and 2 * len(places) > facts.samples:
             severity = ERROR  # a bad frame happens; a source of bad frames was read wrongly
         found.append(Finding(check, severity, name, read.shard, read.key, remark.number, len(places), remark.message))
-    for remark in (_unit(facts), _height(facts), _depth_type(facts)):
-        if remark is not None:
-            first = facts.first
-            found.append(Finding(remark.check, remark.severity, name, first.shard, first.key, remark.number, facts.samples, remark.message))
+    first = facts.first
+    for overall in (_unit(facts), _height(facts), _depth_type(facts)):
+        if overall is not None:
+            found.append(
+                Finding(overall.check, overall.severity, name, first.shard, first.key, overall.number, facts.samples, overall.message)
+            )
     return found
 
 

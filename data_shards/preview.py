@@ -44,7 +44,8 @@ def preview(paths: list[Path], output: Path, samples: int = 12, quiet: bool = Fa
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{output}: cannot be made ({error.strerror}); choose another --output") from error
-    sections, sheet = [], []
+    sections: list[str] = []
+    sheet: list[bytes] = []
     for read in read_samples(paths, samples, "preview", quiet):
         picture = b"" if read.sample is None else _picture(read.sample)
         sections.append(_section(read, picture))

@@ -107,18 +107,19 @@ def members_to_sample(key: str, members: dict[str, bytes], fields: Collection[st
     images = [image_format for image_format in IMAGE_FORMATS if f"image.{image_format}" in members]
     if len(images) != 1:
         raise ValueError(f"{key}: needs exactly one of image.jpg and image.png, has {sorted(members)}")
-    maps = {name: _read_depth(key, name, members, meta) for name in DEPTH_FIELDS if name in wanted}
-    if maps["depth"] is None:
+    depth = _read_depth(key, "depth", members, meta)
+    if depth is None:
         raise ValueError(f"{key}: no member depth.pco or depth.png; it has {sorted(members)}")
-    sky = _read_mask(key, "sky", members, maps["depth"].shape) if "sky" in wanted else None
-    confidence = _read_mask(key, "confidence", members, maps["depth"].shape) if "confidence" in wanted else None
+    sky = _read_mask(key, "sky", members, depth.shape) if "sky" in wanted else None
+    confidence = _read_mask(key, "confidence", members, depth.shape) if "confidence" in wanted else None
     return Sample(
         meta=meta,
         image_bytes=members[f"image.{images[0]}"],
         image_format=images[0],
+        depth=depth,
         sky=None if sky is None else sky > 127,
         confidence=None if confidence is None else confidence.astype(np.float32) / np.float32(255),
-        **maps,
+        **{name: _read_depth(key, name, members, meta) for name in DEPTH_FIELDS[1:] if name in wanted},
     )
 
 

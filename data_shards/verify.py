@@ -49,7 +49,7 @@ def _damages(path: Path, decode: bool) -> Iterator[str]:
         return
     named = False
     for position, entry in enumerate(shard.index.entries):
-        members = {}
+        members: dict[str, bytes] = {}
         for suffix in entry.members:
             try:
                 members |= shard.read(position, [suffix])
