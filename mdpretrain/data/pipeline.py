@@ -106,6 +106,9 @@ class SamplePipeline:
         prompt: sparse prompts, None for none.
         seed: the run's seed.
         long_side, multiple: with ``image_size`` None, the long side in pixels and what both sides are multiples of.
+
+    Raises:
+        ValueError: a negative seed.
     """
 
     def __init__(
@@ -117,6 +120,8 @@ class SamplePipeline:
         long_side: int = 518,
         multiple: int = 14,
     ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed {seed} must not be negative")
         self.image_size = image_size
         self.augmentation = augmentation
         self.prompt = prompt

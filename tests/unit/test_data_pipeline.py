@@ -161,6 +161,7 @@ def test_options_are_refused_where_the_recipe_is_read() -> None:
         (lambda: Augmentation(flip=2.0), "augmentation.flip"),
         (lambda: ColourJitter(hue=1.5), "augmentation.colour.hue"),
         (lambda: PromptOptions((0, 5)), "prompt count"),
+        (lambda: SamplePipeline((12, 16), None, None, -1), "seed -1 must not be negative"),
     ):
         with pytest.raises(ValueError, match=sentence):
             make()
