@@ -47,8 +47,6 @@ class ShardDataModule(LightningDataModule):
         pin_memory: page-locked batches; by default where there is a GPU.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # validation may have fewer samples than processes
-
     def __init__(
         self,
         train: list[MixtureSource],
@@ -67,7 +65,7 @@ class ShardDataModule(LightningDataModule):
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # validation may have fewer samples than processes
         self.train_sources = list(train)
         self.val_folders = list(val)
         self.image_size = (int(image_size[0]), int(image_size[1]))
@@ -182,7 +180,9 @@ class ShardDataModule(LightningDataModule):
     def _finished_steps(self) -> int:
         """Steps whose batch has been trained on, over all epochs and restarts: Lightning's ``processed``, which its checkpoints
         hold and restore before they ask for the loader. ``delivered`` would count a batch whose step was interrupted."""
-        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # Lightning's type is too wide
 
     def _fault_log(self) -> FaultLog:
         if self._faults is None:
