@@ -30,7 +30,7 @@ function startViewer(box) {
   const sorted = Array.from(clouds[names[0]].filter((_, i) => i % 3 === 2)).filter((z) => z > 0).sort((a, b) => a - b);
   const pivot = sorted[Math.floor(sorted.length / 2)] || 1;
   const farthest = 3 * (sorted[Math.floor(sorted.length * 0.95)] || 1);
-  const first = { yaw: 0.35, pitch: -0.2, distance: 1.15 };
+  const first = { yaw: 0.22, pitch: -0.14, distance: 1.1 };
   let view = { ...first }, shown = names[0], pending = false;
 
   function draw() {
@@ -49,7 +49,7 @@ function startViewer(box) {
       const x = cosYaw * x0 + sinYaw * z0, z1 = -sinYaw * x0 + cosYaw * z0;
       const y = cosPitch * y0 + sinPitch * z1, z = -sinPitch * y0 + cosPitch * z1 + pivot * view.distance;
       if (z < 0.05 * pivot) continue;
-      const size = Math.max(1, Math.min(6, Math.ceil(1.15 * focal / sample.camera.fx * depth / z)));
+      const size = Math.max(1, Math.min(8, Math.ceil(1.45 * focal / sample.camera.fx * depth / z)));
       const left = Math.round(width / 2 + focal * x / z - size / 2), top = Math.round(height / 2 + focal * y / z - size / 2);
       const colour = 0xff000000 | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i];
       for (let v = Math.max(0, top); v < Math.min(height, top + size); v++) {

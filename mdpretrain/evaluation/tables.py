@@ -37,13 +37,13 @@ def overall_table(rows: list[Row], protocol: str) -> str:
         f'<th title="{escape(record.meaning)}; {record.better} is better">{escape(record.symbol)}&nbsp;{arrow[record.better]}</th>'
         for record in METRICS.values()
     )
-    lines = [f"<tr><th>model</th>{head}<th>samples</th></tr>"]
+    lines = [f"<tr><th>model</th><th>samples</th>{head}</tr>"]
     for title, members in groups_of(list(chosen)).items():
         lines.append(f'<tr class="group"><td colspan="{len(METRICS) + 2}">{escape(title)}</td></tr>')
         group = [chosen[name] for name in members]
         for row in group:
             cells = "".join(_cell(row, name, group) for name in METRICS)
-            lines.append(f"<tr><td>{_model(row['model'])}</td>{cells}<td>{_samples(row)}</td></tr>")
+            lines.append(f"<tr><td>{_model(row['model'])}</td><td>{_samples(row)}</td>{cells}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
