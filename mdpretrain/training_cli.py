@@ -8,6 +8,7 @@ runs/NAME/ledger/            with --ledger: every sample that was trained on
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pathlib
 import re
@@ -20,6 +21,7 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 # isort: split
 import lightning
 import torch
+import yaml
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
@@ -116,7 +118,13 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--ledger", type=bool, default=False, help="list every sample that is trained on")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """As LightningCLI, without its warning about arguments given from Python."""
+        """As LightningCLI, without its warning about arguments given from Python.
+
+        Raises:
+            ValueError: an unknown key or a value of the wrong type, named; a recipe that is not there.
+        """
+        for path in _recipe_paths(args if isinstance(args, list) else []):
+            _check_class_records(yaml.safe_load(path.read_text()), path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
             super().parse_arguments(parser, args)
@@ -179,6 +187,30 @@ def run_training(arguments: list[str]) -> int:
     _quieten()
     TrainingCLI(arguments)
     return 0
+
+
+def _recipe_paths(arguments: list[str]) -> list[pathlib.Path]:
+    """The files given by ``--config FILE``, ``--config=FILE`` and ``-c FILE``."""
+    paths = [after for flag, after in itertools.pairwise(arguments) if flag in ("--config", "-c")]
+    paths += [argument.split("=", 1)[1] for argument in arguments if argument.startswith("--config=")]
+    for path in paths:
+        if not pathlib.Path(path).is_file():
+            raise ValueError(f"there is no recipe {path}")
+    return [pathlib.Path(path) for path in paths]
+
+
+def _check_class_records(content: Any, path: pathlib.Path) -> None:
+    """A misspelt ``init_args`` beside a ``class_path`` is the one typo that jsonargparse cannot name.
+
+    Raises:
+        ValueError: such a key.
+    """
+    if isinstance(content, dict):
+        unknown = sorted(set(content) - {"class_path", "init_args"}) if "class_path" in content else []
+        if unknown:
+            raise ValueError(f"{path}: {unknown[0]!r} beside class_path {content['class_path']!r}; only init_args may stand there")
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else []:
+        _check_class_records(value, path)
 
 
 def _quieten() -> None:
