@@ -119,6 +119,7 @@ class MedianDepth(nn.Module):
 
     def __init__(self, median: Float[Tensor, "H W"], form: Literal["metric", "canonical"], samples: int) -> None:
         super().__init__()
+        self.median: Tensor
         self.register_buffer("median", median)
         self.form = form
         self.samples = samples

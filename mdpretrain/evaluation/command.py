@@ -83,7 +83,7 @@ def predict_command(argv: list[str]) -> int:
     device = choose_device(options.device)
     predictor = load_predictor(options.checkpoint, device)
     multiple = getattr(getattr(predictor.network, "encoder", None), "stride", 1)
-    size = options.image_size or network_size(*photo.pixels.shape[:2], options.long_side, multiple)
+    size = options.image_size or network_size(photo.pixels.shape[0], photo.pixels.shape[1], options.long_side, multiple)
     batch = photograph_batch(photo, size[0], size[1], str(options.image), prompt_m)
     depth = predict_photograph(predictor, photo, batch, device)
     written = write_prediction(options.output, options.image.stem, depth, photo.pixels, photograph_intrinsics(photo))

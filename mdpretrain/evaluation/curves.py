@@ -47,7 +47,7 @@ def loss_figure(curves: dict[str, Curve], title: str) -> bytes | None:
         return None
     figure = Figure(figsize=(6.2, 3.1), layout="constrained")
     axes = figure.add_subplot()
-    colours = matplotlib.colormaps["tab10"].colors
+    colours = matplotlib.colormaps["tab10"](range(10))
     for index, (name, (steps, values)) in enumerate(sorted(training.items())):
         axes.plot(steps, values, color=colours[index % 10], alpha=0.25, linewidth=0.8)
         axes.plot(steps, smoothed(values), color=colours[index % 10], linewidth=1.6, label=name)

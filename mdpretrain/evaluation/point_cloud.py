@@ -22,11 +22,11 @@ def unproject_pixels(depth_m: np.ndarray, intrinsics: np.ndarray) -> tuple[np.nd
     """
     if not np.isfinite(intrinsics).all():
         raise ValueError("a point cloud needs the camera; give the focal length (--focal-px)")
-    rows, columns = np.indices(depth_m.shape, dtype=np.float64)
     has_depth = np.isfinite(depth_m) & (depth_m > 0)
+    rows, columns = np.nonzero(has_depth)
     z = depth_m[has_depth].astype(np.float64)
-    x = (columns[has_depth] + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0] * z
-    y = (rows[has_depth] + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1] * z
+    x = (columns + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0] * z
+    y = (rows + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1] * z
     return np.stack([x, y, z], axis=1).astype(np.float32), has_depth
 
 

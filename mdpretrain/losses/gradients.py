@@ -6,6 +6,8 @@ derivative counts only where every pixel under its kernel is valid, so that no h
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -14,14 +16,29 @@ from torch import Tensor
 from mdpretrain.losses.absolute import any_valid, fill_invalid
 from mdpretrain.losses.reductions import masked_mean, reduce_images
 
-# 3x3 kernels, [output, input, row, column]; the Scharr pair is scaled so that a slope of 1 per pixel gives 1.
-SCHARR = (
-    torch.tensor([[[-3.0, 0.0, 3.0], [-10.0, 0.0, 10.0], [-3.0, 0.0, 3.0]], [[-3.0, -10.0, -3.0], [0.0] * 3, [3.0, 10.0, 3.0]]])[:, None]
-    / 32.0
-)
-LAPLACE = torch.tensor([[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]])[:, None]
-BINOMIAL = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8.0
+BINOMIAL = (1.0, 3.0, 3.0, 1.0)  # / 8, in each direction
+# 3x3 kernels by name; the Scharr pair is scaled so that a slope of 1 per pixel gives 1
+KERNELS: dict[str, list[list[list[float]]]] = {
+    "scharr": [
+        [[-3 / 32, 0.0, 3 / 32], [-10 / 32, 0.0, 10 / 32], [-3 / 32, 0.0, 3 / 32]],
+        [[-3 / 32, -10 / 32, -3 / 32], [0.0, 0.0, 0.0], [3 / 32, 10 / 32, 3 / 32]],
+    ],
+    "laplace": [[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]],
+}
 MAJORITY = 0.5  # a coarse pixel is valid if at least half of the blur's weight fell on valid pixels
+
+
+@functools.lru_cache(maxsize=32)
+def kernel_on(name: str, device: torch.device) -> Float[Tensor, "D 1 rows columns"]:
+    """A kernel on a device, copied there once: a copy in every step would make the host wait for the device.
+
+    Made outside inference mode, for validation may ask first and training must be able to differentiate through it.
+    """
+    with torch.inference_mode(False):
+        if name == "binomial":
+            line = torch.tensor(BINOMIAL, device=device) / 8.0
+            return (line[:, None] * line[None, :])[None, None]
+        return torch.tensor(KERNELS[name], device=device)[:, None]
 
 
 def halve(maps: Float[Tensor, "B C H W"], valid: Bool[Tensor, "B 1 H W"]) -> tuple[Float[Tensor, "B C h w"], Bool[Tensor, "B 1 h w"]]:
@@ -30,7 +47,7 @@ def halve(maps: Float[Tensor, "B C H W"], valid: Bool[Tensor, "B 1 H W"]) -> tup
     The kernel is centred between two pixels, so the result covers the same field of view: h = ceil(H / 2).
     """
     height, width = maps.shape[-2:]
-    kernel = (BINOMIAL[:, None] * BINOMIAL[None, :]).to(maps)
+    kernel = kernel_on("binomial", maps.device)
     padding = (1, 1 + width % 2, 1, 1 + height % 2)
     share = valid.to(maps.dtype)
     stacked = F.pad(torch.cat([maps * share, share], dim=1), padding)
@@ -45,7 +62,7 @@ def derivative_difference(
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
     weight: Float[Tensor, "B 1 H W"] | None,
-    kernels: Float[Tensor, "D 1 3 3"],
+    kernel: str,
     power: int,
     scales: int,
 ) -> Float[Tensor, " B"]:
@@ -66,7 +83,7 @@ def derivative_difference(
         if min(maps.shape[-2:]) < 3:
             break
         inner = F.max_pool2d((~valid).float(), 3, stride=1) < 0.5
-        response = F.conv2d(maps[:, :1], kernels.to(maps)).abs().pow(power).sum(dim=1, keepdim=True)
+        response = F.conv2d(maps[:, :1], kernel_on(kernel, maps.device)).abs().pow(power).sum(dim=1, keepdim=True)
         total = total + masked_mean(response, inner, maps[:, 1:, 1:-1, 1:-1])
         if scale + 1 < scales:
             maps, valid = halve(maps, valid)
@@ -83,7 +100,7 @@ def mage(
     reduction: str = "mean",
 ) -> Float[Tensor, "..."]:
     """Mean absolute gradient error: Scharr derivatives, power 1 (Depth Pro)."""
-    return reduce_images(derivative_difference(prediction, target, valid, weight, SCHARR, 1, scales), any_valid(valid), reduction)
+    return reduce_images(derivative_difference(prediction, target, valid, weight, "scharr", 1, scales), any_valid(valid), reduction)
 
 
 def male(
@@ -96,7 +113,7 @@ def male(
     reduction: str = "mean",
 ) -> Float[Tensor, "..."]:
     """Mean absolute Laplace error: the 4-neighbour Laplacian, power 1 (Depth Pro)."""
-    return reduce_images(derivative_difference(prediction, target, valid, weight, LAPLACE, 1, scales), any_valid(valid), reduction)
+    return reduce_images(derivative_difference(prediction, target, valid, weight, "laplace", 1, scales), any_valid(valid), reduction)
 
 
 def msge(
@@ -109,7 +126,7 @@ def msge(
     reduction: str = "mean",
 ) -> Float[Tensor, "..."]:
     """Mean squared gradient error: Scharr derivatives, power 2 (Depth Pro)."""
-    return reduce_images(derivative_difference(prediction, target, valid, weight, SCHARR, 2, scales), any_valid(valid), reduction)
+    return reduce_images(derivative_difference(prediction, target, valid, weight, "scharr", 2, scales), any_valid(valid), reduction)
 
 
 def gradient_matching(

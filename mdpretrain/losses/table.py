@@ -51,6 +51,7 @@ class LossTable(nn.Module):
         self.include_sky = include_sky
         self.use_confidence = use_confidence
         self._terms = _parse(terms)
+        self.term_weights: Tensor
         self.register_buffer("term_weights", torch.tensor([term.weights for term in self._terms]), persistent=False)
 
     def forward(self, prediction: DepthPrediction, batch: DepthBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:

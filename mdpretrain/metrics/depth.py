@@ -69,8 +69,8 @@ def pixel_moments(prediction: Float[Tensor, " P"], truth: Float[Tensor, " P"]) -
     ratio = torch.maximum(p / t, t / p)
     means = [error.abs() / t, error.square() / t, error.square(), g.abs(), g, (g - g.mean()).square()]
     means += [(ratio < 1.25**power).double() for power in (1, 2, 3)]
-    values = torch.stack([mean.mean() for mean in means]).tolist()
-    return PixelMoments(truth.numel(), *values[:6], within=(values[6], values[7], values[8]))
+    m = torch.stack([mean.mean() for mean in means]).tolist()
+    return PixelMoments(truth.numel(), m[0], m[1], m[2], m[3], m[4], m[5], within=(m[6], m[7], m[8]))
 
 
 @dataclasses.dataclass(frozen=True)

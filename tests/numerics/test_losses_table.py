@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_shards.schema import LABEL_KINDS
 from mdpretrain.losses.absolute import mae
@@ -198,6 +199,25 @@ def test_a_term_without_meaning_in_the_space_is_refused():
     batch = batch_of()
     with pytest.raises(ValueError, match=r"distance_balanced.*affine_invariant"):
         LossTable({"default": [{"name": "distance_balanced"}]})(guess(batch, DepthSpace.AFFINE_INVARIANT), batch)
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Refuses the operators behind .item(), bool(tensor) and boolean indexing, at which a host waits for its device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"), function
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_loss_makes_the_host_wait():
+    batch = batch_of((CAPTURED, PSEUDO), confidence=torch.full((2, 1, 16, 24), 0.25))
+    values = guess(batch, DepthSpace.CANONICAL_INVERSE).values.requires_grad_()
+    terms = [{"name": name} for name, record in LOSSES.items() if DepthSpace.CANONICAL_INVERSE in record.spaces]
+    table = LossTable({"default": terms}, include_sky=True)
+    with NoSynchronisation():
+        table(DepthPrediction(values, DepthSpace.CANONICAL_INVERSE), batch)[0].backward()
+    with pytest.raises(AssertionError), NoSynchronisation():
+        values.sum().item()
 
 
 def test_declared_invariance_is_true():
