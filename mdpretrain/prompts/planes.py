@@ -15,7 +15,7 @@ from mdpretrain.prompts.alignment import INVERSE_DEPTH_RANGE, finish, inverse_sq
 from mdpretrain.prompts.neighbours import Neighbours, PromptPoints, nearest_points, prompt_points
 from mdpretrain.structures import SparsePrompt
 
-PLANE_NEIGHBOURS = 5
+PLANE_NEIGHBOURS = 3
 PLANE_RIDGE = 0.03  # of the neighbours' mean squared distance
 
 
