@@ -6,7 +6,7 @@ derivative counts only where every pixel under its kernel is valid, so that no h
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,29 +16,24 @@ from torch import Tensor
 from mdpretrain.losses.absolute import any_valid, fill_invalid
 from mdpretrain.losses.reductions import masked_mean, reduce_images
 
-BINOMIAL = (1.0, 3.0, 3.0, 1.0)  # / 8, in each direction
-# 3x3 kernels by name; the Scharr pair is scaled so that a slope of 1 per pixel gives 1
-KERNELS: dict[str, list[list[list[float]]]] = {
-    "scharr": [
-        [[-3 / 32, 0.0, 3 / 32], [-10 / 32, 0.0, 10 / 32], [-3 / 32, 0.0, 3 / 32]],
-        [[-3 / 32, -10 / 32, -3 / 32], [0.0, 0.0, 0.0], [3 / 32, 10 / 32, 3 / 32]],
-    ],
-    "laplace": [[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]],
-}
 MAJORITY = 0.5  # a coarse pixel is valid if at least half of the blur's weight fell on valid pixels
 
 
-@functools.lru_cache(maxsize=32)
-def kernel_on(name: str, device: torch.device) -> Float[Tensor, "D 1 rows columns"]:
-    """A kernel on a device, copied there once: a copy in every step would make the host wait for the device.
+def scharr(maps: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 2 h w"]:
+    """Horizontal and vertical Scharr derivative, (3 10 3) / 16 across and (-1 0 1) / 2 along: a slope of 1 per pixel gives 1.
 
-    Made outside inference mode, for validation may ask first and training must be able to differentiate through it.
+    3x3 kernels without padding: h = H - 2. Written as shifted sums, which a CPU does several times faster than ``conv2d``
+    with one channel, and which need no kernel on the device.
     """
-    with torch.inference_mode(False):
-        if name == "binomial":
-            line = torch.tensor(BINOMIAL, device=device) / 8.0
-            return (line[:, None] * line[None, :])[None, None]
-        return torch.tensor(KERNELS[name], device=device)[:, None]
+    down = (3.0 * (maps[..., :-2, :] + maps[..., 2:, :]) + 10.0 * maps[..., 1:-1, :]) / 32.0
+    across = (3.0 * (maps[..., :-2] + maps[..., 2:]) + 10.0 * maps[..., 1:-1]) / 32.0
+    return torch.cat([down[..., 2:] - down[..., :-2], across[..., 2:, :] - across[..., :-2, :]], dim=1)
+
+
+def laplace(maps: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 h w"]:
+    """The 4-neighbour Laplacian (0 1 0 / 1 -4 1 / 0 1 0), without padding."""
+    horizontal = maps[..., 1:-1, :-2] + maps[..., 1:-1, 2:]
+    return horizontal + maps[..., :-2, 1:-1] + maps[..., 2:, 1:-1] - 4.0 * maps[..., 1:-1, 1:-1]
 
 
 def halve(maps: Float[Tensor, "B C H W"], valid: Bool[Tensor, "B 1 H W"]) -> tuple[Float[Tensor, "B C h w"], Bool[Tensor, "B 1 h w"]]:
@@ -47,11 +42,11 @@ def halve(maps: Float[Tensor, "B C H W"], valid: Bool[Tensor, "B 1 H W"]) -> tup
     The kernel is centred between two pixels, so the result covers the same field of view: h = ceil(H / 2).
     """
     height, width = maps.shape[-2:]
-    kernel = kernel_on("binomial", maps.device)
-    padding = (1, 1 + width % 2, 1, 1 + height % 2)
     share = valid.to(maps.dtype)
-    stacked = F.pad(torch.cat([maps * share, share], dim=1), padding)
-    blurred = F.conv2d(stacked, kernel.expand(stacked.shape[1], 1, 4, 4), stride=2, groups=stacked.shape[1])
+    stacked = F.pad(torch.cat([maps * share, share], dim=1), (1, 1 + width % 2, 1, 1 + height % 2))
+    # padded to an even 2 h + 2 entries: output i reads entries 2 i ... 2 i + 3
+    rows = (stacked[..., :-2:2, :] + stacked[..., 3::2, :] + 3.0 * (stacked[..., 1:-1:2, :] + stacked[..., 2::2, :])) / 8.0
+    blurred = (rows[..., :-2:2] + rows[..., 3::2] + 3.0 * (rows[..., 1:-1:2] + rows[..., 2::2])) / 8.0
     sums, weights = blurred[:, :-1], blurred[:, -1:]
     coarse_valid = weights >= MAJORITY - 1e-6
     return torch.where(coarse_valid, sums / weights.clamp(min=1e-6), torch.zeros_like(sums)), coarse_valid
@@ -62,7 +57,7 @@ def derivative_difference(
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
     weight: Float[Tensor, "B 1 H W"] | None,
-    kernel: str,
+    derivative: Callable[[Tensor], Tensor],
     power: int,
     scales: int,
 ) -> Float[Tensor, " B"]:
@@ -83,7 +78,8 @@ def derivative_difference(
         if min(maps.shape[-2:]) < 3:
             break
         inner = F.max_pool2d((~valid).float(), 3, stride=1) < 0.5
-        response = F.conv2d(maps[:, :1], kernel_on(kernel, maps.device)).abs().pow(power).sum(dim=1, keepdim=True)
+        difference = derivative(maps[:, :1])
+        response = (difference.abs() if power == 1 else difference.abs().pow(power)).sum(dim=1, keepdim=True)
         total = total + masked_mean(response, inner, maps[:, 1:, 1:-1, 1:-1])
         if scale + 1 < scales:
             maps, valid = halve(maps, valid)
@@ -100,7 +96,7 @@ def mage(
     reduction: str = "mean",
 ) -> Float[Tensor, "..."]:
     """Mean absolute gradient error: Scharr derivatives, power 1 (Depth Pro)."""
-    return reduce_images(derivative_difference(prediction, target, valid, weight, "scharr", 1, scales), any_valid(valid), reduction)
+    return reduce_images(derivative_difference(prediction, target, valid, weight, scharr, 1, scales), any_valid(valid), reduction)
 
 
 def male(
@@ -113,7 +109,7 @@ def male(
     reduction: str = "mean",
 ) -> Float[Tensor, "..."]:
     """Mean absolute Laplace error: the 4-neighbour Laplacian, power 1 (Depth Pro)."""
-    return reduce_images(derivative_difference(prediction, target, valid, weight, "laplace", 1, scales), any_valid(valid), reduction)
+    return reduce_images(derivative_difference(prediction, target, valid, weight, laplace, 1, scales), any_valid(valid), reduction)
 
 
 def msge(
@@ -126,7 +122,7 @@ def msge(
     reduction: str = "mean",
 ) -> Float[Tensor, "..."]:
     """Mean squared gradient error: Scharr derivatives, power 2 (Depth Pro)."""
-    return reduce_images(derivative_difference(prediction, target, valid, weight, "scharr", 2, scales), any_valid(valid), reduction)
+    return reduce_images(derivative_difference(prediction, target, valid, weight, scharr, 2, scales), any_valid(valid), reduction)
 
 
 def gradient_matching(
