@@ -157,6 +157,11 @@ class ShardDataModule(LightningDataModule):
         if self.order is not None:
             check_state(state_dict, self.identity())
 
+    @property
+    def skipped_samples(self) -> int:
+        """Bad samples that this process met and replaced so far; the progress lines show it."""
+        return 0 if self._faults is None else sum(self._faults.bad.values())
+
     def source_passes(self) -> dict[str, float]:
         """How many passes over each source training has made so far."""
         assert self.order is not None
