@@ -186,7 +186,7 @@ def inverse_square_weights(neighbours: Neighbours, dtype: torch.dtype) -> Float[
 
 def take(values: Float[Tensor, "B N"], neighbours: Neighbours) -> Float[Tensor, "B K P"]:
     """A value per point -> the values of each pixel's neighbours."""
-    return values.gather(1, neighbours.index.flatten(1)).view_as(neighbours.index)
+    return values.gather(1, neighbours.point.flatten(1)).view_as(neighbours.point)
 
 
 def finish(

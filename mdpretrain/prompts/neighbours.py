@@ -44,9 +44,9 @@ class PromptPoints(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """``index[b, j, p]`` into image b's list, by rising distance; where ``valid`` is false there is no j-th point (index 0)."""
+    """``point[b, j, p]`` into image b's list, by rising distance; where ``valid`` is false there is no j-th point (index 0)."""
 
-    index: Int[Tensor, "B K P"]
+    point: Int[Tensor, "B K P"]
     squared_distance: Int[Tensor, "B K P"]
     valid: Bool[Tensor, "B K P"]
 
@@ -224,7 +224,7 @@ def _sort_some(u: Tensor, v: Tensor, lengths: Tensor, k: int, tile: int) -> Int[
 
 def _answer_per_pixel(points: PromptPoints, wanted: Bool[Tensor, "B P"], found: Neighbours, workers: int) -> None:
     """Fill ``found`` in place at the wanted pixels: a k-d tree on the CPU, comparison with every point elsewhere."""
-    width, k = points.size[1], found.index.shape[1]
+    width, k = points.size[1], found.point.shape[1]
     for image in range(len(wanted)):
         pixels = wanted[image].nonzero().flatten()
         own = points.pixel[image][points.valid[image]]
@@ -239,7 +239,7 @@ def _answer_per_pixel(points: PromptPoints, wanted: Bool[Tensor, "B P"], found: 
         else:
             key = torch.cat([_compare(own, some, width, k) for some in pixels.split(max(1, PAIRS_AT_ONCE // own.numel()))])
             squared, index = (key >> 24).int(), key & ((1 << 24) - 1)
-        found.index[image][:, pixels] = index.T
+        found.point[image][:, pixels] = index.T
         found.squared_distance[image][:, pixels] = squared.T
         found.valid[image][:, pixels] = True  # an incomplete list means more than k points
 

@@ -41,7 +41,7 @@ def local_plane(
     y = take(points.inverse_depth, neighbours)
     weight = inverse_square_weights(neighbours, y.dtype)
     width = points.size[1]
-    own = torch.arange(neighbours.index.shape[-1], device=y.device)
+    own = torch.arange(neighbours.point.shape[-1], device=y.device)
     u = take((points.pixel % width).to(y.dtype), neighbours) - own % width
     v = take((points.pixel // width).to(y.dtype), neighbours) - own // width
 

@@ -41,7 +41,7 @@ def assert_exact(prompt: SparsePrompt, k: int) -> None:
         number = min(k, own.numel())
         assert found.valid[image, :number].all() and not found.valid[image, number:].any()
         assert torch.equal(found.squared_distance[image, :number].long(), squared.sort(dim=0).values[:number])
-        index = found.index[image, :number]
+        index = found.point[image, :number]
         assert torch.equal(squared.gather(0, index), squared.sort(dim=0).values[:number])  # the indices mean those distances
         assert number < 2 or (index.sort(dim=0).values.diff(dim=0) > 0).all()  # and are distinct
 
