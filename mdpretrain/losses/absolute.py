@@ -82,6 +82,46 @@ def log_l1(
     return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
 
 
+def relative_l1(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    drop_fraction: float = 0.0,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """Mean of |p - t| / t on depth: AbsRel as a loss, the L1 weighted by 1/z of MoGe's aligned losses (spec 7).
+
+    It is not symmetric: a pixel that might be near or far is best called near, because too far costs more than too near. ``log_l1``
+    is symmetric, and where surfaces are ambiguous the two minima differ.
+    """
+    truth = fill_invalid(target, valid, 1.0)
+    errors = (fill_invalid(prediction, valid, 1.0) - truth).abs() / truth
+    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+
+
+def inverse_relative_l1(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    weight: Float[Tensor, "B 1 H W"] | None = None,
+    *,
+    drop_fraction: float = 0.0,
+    floor: float = 1e-2,
+    reduction: str = "mean",
+) -> Float[Tensor, "..."]:
+    """``relative_l1`` of the depth that an inverse depth stands for: mean of |t / p - 1|.
+
+    Predictions below ``floor`` meet the tangent of 1/p there, so that the gradient stays bounded by t / floor^2.
+    """
+    inside = prediction.float() >= floor
+    inverse = fill_invalid(prediction, valid, 1.0)
+    depth = torch.where(inside, 1 / torch.where(inside, inverse, torch.ones_like(inverse)), 2 / floor - inverse / floor**2)
+    errors = (depth * fill_invalid(target, valid, 1.0) - 1).abs()
+    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+
+
 def silog(
     prediction: Float[Tensor, "B 1 H W"],
     target: Float[Tensor, "B 1 H W"],

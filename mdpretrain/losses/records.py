@@ -60,6 +60,10 @@ _RECORDS = (
     LossRecord("mae", absolute.mae, ABSOLUTE_SPACES, "none"),
     LossRecord("robust_mae", absolute.robust_mae, ABSOLUTE_SPACES, "none"),
     LossRecord("log_l1", absolute.log_l1, ABSOLUTE_SPACES, "none", positive_targets=True),
+    LossRecord("relative_l1", absolute.relative_l1, frozenset({DepthSpace.METRIC}), "none", positive_targets=True),
+    LossRecord(
+        "inverse_relative_l1", absolute.inverse_relative_l1, frozenset({DepthSpace.CANONICAL_INVERSE}), "none", positive_targets=True
+    ),
     LossRecord("silog", absolute.silog, ABSOLUTE_SPACES, "none", positive_targets=True),
     LossRecord("scale_invariant_log", absolute.scale_invariant_log, SCALE_SPACES, "scale", positive_targets=True),
     LossRecord("distance_balanced", distance_balanced.distance_balanced, frozenset({DepthSpace.CANONICAL_INVERSE}), "none"),

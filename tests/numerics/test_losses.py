@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdpretrain.losses.absolute import log_l1, mae, robust_mae, scale_invariant_log, silog
+from mdpretrain.losses.absolute import inverse_relative_l1, log_l1, mae, relative_l1, robust_mae, scale_invariant_log, silog
 from mdpretrain.losses.distance_balanced import distance_balanced
 from mdpretrain.losses.records import LOSSES
 from mdpretrain.losses.reductions import masked_median, trimmed_mean
@@ -66,6 +66,12 @@ TWINS = {
     "scale_invariant_log": (scale_invariant_log, {}, lambda p, t, w: silog_twin(p, t, w, 1.0)),
     "ssi_mae": (ssi_mae, {}, lambda p, t, w: trimmed(np.abs(normalised(p) - normalised(t)), w, 0)),
     "ssi_trimmed": (ssi_mae, {"drop_fraction": 0.2}, lambda p, t, w: trimmed(np.abs(normalised(p) - normalised(t)), w, 0.2)),
+    "relative_l1": (relative_l1, {"drop_fraction": 0.1}, lambda p, t, w: trimmed(np.abs(p - t) / t, w, 0.1)),
+    "inverse_relative_l1": (
+        inverse_relative_l1,
+        {"floor": 0.5},
+        lambda p, t, w: trimmed(np.abs(t * np.where(p >= 0.5, 1 / p, 1 / 0.5 - (p - 0.5) / 0.5**2) - 1), w, 0),
+    ),
     "inverse": (distance_balanced, {"form": "inverse"}, lambda p, t, w: trimmed(np.abs(p - t), w, 0)),
     "weighted": (
         distance_balanced,
