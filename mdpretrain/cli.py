@@ -80,7 +80,7 @@ def consolidate_command(argv: list[str]) -> int:
     """``mdpretrain consolidate --checkpoint RUN_OR_CHECKPOINT --output FILE``."""
     from mdpretrain.engine.consolidate import consolidate
 
-    parser = argparse.ArgumentParser(prog="mdpretrain consolidate", description=consolidate.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="mdpretrain consolidate", description="One small file with weights and configs.")
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="a run folder, a checkpoint file or a DeepSpeed folder")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the file to write")
     options = parser.parse_args(argv)

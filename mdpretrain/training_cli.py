@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -174,6 +175,8 @@ class TrainingCLI(LightningCLI):
             loggers.append(TensorBoardLogger(self.run_dir, name="tensorboard", version=""))
         if self._option("wandb") != "off":
             offline = self._option("wandb") == "offline"
+            if offline:
+                os.environ["WANDB_MODE"] = "offline"  # the logger's own flag alone asks for a key in a process that logged before
             loggers.append(WandbLogger(name=self.run_dir.name, save_dir=str(self.run_dir), project="mdpretrain", offline=offline))
         return loggers
 

@@ -51,7 +51,7 @@ class NonFiniteGuard(lightning.Callback):
         """Note this step's verdict; read the noted ones when it costs nothing or it is time."""
         loss = outputs["loss"]
         self._pending.append((trainer.global_step, batch.key, torch.isfinite(loss.detach())))
-        if loss.device.type == "cpu" or len(self._pending) >= max(1, trainer.log_every_n_steps):
+        if loss.device.type == "cpu" or len(self._pending) >= _log_interval(trainer):
             self.check()
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class ProgressLines(lightning.Callback):
     ) -> None:
         """Count; on a logged step log the rate; if it is time, print a line."""
         self._samples += len(batch) * trainer.world_size
-        if (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:
+        if (batch_idx + 1) % _log_interval(trainer) == 0:
             now = time.monotonic()
             rate = self._samples / max(now - self._mark, 1e-9)
             pl_module.log("train/samples_per_s", rate, on_step=True, on_epoch=False, batch_size=len(batch))
@@ -148,6 +148,10 @@ class ProgressLines(lightning.Callback):
     def _say(self, trainer: lightning.Trainer, line: str) -> None:
         if trainer.is_global_zero:
             print(line, file=sys.stderr, flush=True)
+
+
+def _log_interval(trainer: lightning.Trainer) -> int:
+    return max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]  # the trainer sets it by name
 
 
 def duration(seconds: float) -> str:

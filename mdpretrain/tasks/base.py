@@ -58,7 +58,7 @@ class TrainingTask(lightning.LightningModule):
 
     def is_logging_step(self) -> bool:
         """Whether Lightning will write this step's figures: only then are they computed at all."""
-        every = self.trainer.log_every_n_steps
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # the trainer sets it by name
         return every > 0 and (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
     def _log_training_step(self, loss: Tensor, terms: dict[str, Tensor], batch: DepthBatch) -> None:
@@ -91,7 +91,7 @@ class TrainingTask(lightning.LightningModule):
         if norm is not None:
             self.log("train/gradient_norm", torch.as_tensor(norm, dtype=torch.float32), on_step=True, on_epoch=False)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW in named groups and the schedule, stepped once per optimiser step."""
         settings = self.optimizer_settings
         groups = parameter_groups(self.network, settings.lr, settings.encoder_lr, settings.weight_decay)
