@@ -225,6 +225,8 @@ def _quieten() -> None:
         ".*You have overridden `transfer_batch_to_device`.*",  # on purpose: moves without waiting
         ".*DeepSpeed handles gradient clipping internally.*",  # with the same gradient_clip_val; the task's hook only logs
         ".*all_gather_into_tensor.*",  # DeepSpeed's use of torch
+        ".*module\\(s\\) in eval mode at the start.*",  # frozen networks, on purpose
+        ".*is smaller than the logging interval.*",  # steps are counted over passes
         ".*does not have many workers.*",  # the recipe says how many
     ):
         warnings.filterwarnings("ignore", message=message)

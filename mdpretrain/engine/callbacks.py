@@ -122,7 +122,7 @@ class ProgressLines(lightning.Callback):
     ) -> None:
         """Count; on a logged step log the rate; if it is time, print a line."""
         self._samples += len(batch) * trainer.world_size
-        if (batch_idx + 1) % _log_interval(trainer) == 0:
+        if trainer.global_step % _log_interval(trainer) == 0:  # counted over passes, as Lightning counts when it writes
             now = time.monotonic()
             rate = self._samples / max(now - self._mark, 1e-9)
             pl_module.log("train/samples_per_s", rate, on_step=True, on_epoch=False, batch_size=len(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pathlib
 import random
@@ -28,6 +29,8 @@ def undisturbed(shards: pathlib.Path) -> pathlib.Path:
     config = write_recipe(shards / "undisturbed.yaml", recipe(shards))
     assert run(["fit", "--config", config, "--run_dir", str(shards / "undisturbed")]) == [0]
     assert sorted(losses(shards / "undisturbed")) == list(range(STEPS))
+    rows = csv.DictReader((shards / "undisturbed" / "csv" / "metrics.csv").read_text().splitlines())
+    assert all(float(row["train/samples_per_s"]) > 0 for row in rows if row["train/loss"])  # in every pass, not in the first alone
     return shards / "undisturbed"
 
 

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from mdpretrain.engine.callbacks import duration
 from mdpretrain.engine.checkpoint_folder import clear_partial, prune, publish
 from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.networks.checkpoint_files import checkpoint_name, find_checkpoint, load_checkpoint, newest_checkpoint
@@ -70,3 +71,7 @@ def test_csv_log_continues_and_replaces_what_is_repeated(tmp_path: pathlib.Path)
     resumed.log_metrics({"loss": 9.0}, 3)
     resumed.save()
     assert resumed.path.read_text().splitlines() == ["step,loss,val", "0,0.1,", "1,1.1,", "2,2.1,7.0", "3,9.0,"]
+
+
+def test_durations_read_like_clocks() -> None:
+    assert [duration(s) for s in (0, 42, 725, 11400, -3)] == ["0:00", "0:42", "12:05", "3:10:00", "0:00"]
