@@ -74,4 +74,4 @@ def test_csv_log_continues_and_replaces_what_is_repeated(tmp_path: pathlib.Path)
 
 
 def test_durations_read_like_clocks() -> None:
-    assert [duration(s) for s in (0, 42, 725, 11400, -3)] == ["0:00", "0:42", "12:05", "3:10:00", "0:00"]
+    assert [duration(s) for s in (0.0, 42.0, 725.0, 11400.0, -3.0)] == ["0:00", "0:42", "12:05", "3:10:00", "0:00"]
