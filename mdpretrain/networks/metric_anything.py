@@ -157,13 +157,13 @@ class MetricAnythingStudent(nn.Module):
     Args:
         encoder: any TimmEncoder.
         features: decoder width (256 in the release).
-        out_channels: level widths, fine to coarse, one more than the encoder has features; null: ``features``.
+        out_channels: level widths, fine to coarse, one more than a ViT has features; null: ``features``.
         deep_to_deep: see above.
-        scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers.
+        scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers, 1 for a pyramid.
         positive_activation: "softplus", "exp" or "relu" (as released).
 
     Raises:
-        ValueError: an encoder whose features have several strides; lists of the wrong length.
+        ValueError: Deep-to-Deep over an encoder whose features have several strides (ConvNeXt); lists of the wrong length.
     """
 
     def __init__(
@@ -177,16 +177,21 @@ class MetricAnythingStudent(nn.Module):
         head_channels: int = 32,
     ) -> None:
         super().__init__()
-        if len(set(encoder.strides)) != 1:
-            raise ValueError(f"Deep-to-Deep reorders features of one stride, which {encoder.model_name!r} does not have; use a ViT")
+        is_pyramid = len(set(encoder.strides)) != 1
+        if is_pyramid and deep_to_deep:
+            raise ValueError(
+                f"Deep-to-Deep reorders features of one stride, and {encoder.model_name!r} is a pyramid; set deep_to_deep to false or use a ViT"
+            )
         depth = len(encoder.channels)
         order = list(range(depth))  # shallow to deep
-        self.level_sources = [*(reversed(order) if deep_to_deep else order), depth - 1]
+        self.level_sources = order if is_pyramid else [*(reversed(order) if deep_to_deep else order), depth - 1]
+        if scales is None:
+            scales = default_scales(encoder.strides) if is_pyramid else _student_scales(depth)
         self.positive_activation = positive_activation
         self.encoder = encoder
         self.decoder = DPTDecoder(
             [encoder.channels[source] for source in self.level_sources],
-            _student_scales(depth) if scales is None else list(scales),
+            list(scales),
             features,
             out_channels,
         )
