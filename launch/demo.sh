@@ -10,8 +10,8 @@ set -euo pipefail
 
 DATA=${DATA:-}
 if [ -n "$DATA" ]; then RUN=${RUN:-runs/demo_$(basename "$DATA")}; else RUN=${RUN:-runs/demo}; fi
-SCENES=${SCENES:-200}             # rendered training scenes, four views each
-HELD_OUT_SCENES=${HELD_OUT_SCENES:-24}
+SCENES=${SCENES:-400}             # rendered training scenes, three views each
+HELD_OUT_SCENES=${HELD_OUT_SCENES:-32}
 PROMPT=${PROMPT:-"150 300"}       # points of a sparse prompt
 WORKERS=${WORKERS:-2}
 FIT_OPTIONS=${FIT_OPTIONS:-}      # further options of every fit, e.g. "--trainer.max_steps 20"
@@ -23,7 +23,7 @@ fail() { echo "demo: $1" >&2; exit 2; }
 say "1/7 shards"
 if [ -z "$DATA" ]; then
     data-shards build rendered --output "$RUN/shards/train" --workers "$WORKERS" \
-        --set scenes="$SCENES" --set views=4 --set width=192 --set height=144 --set quality=0
+        --set scenes="$SCENES" --set views=3 --set width=192 --set height=144 --set quality=0
     data-shards build rendered --output "$RUN/shards/val" --workers "$WORKERS" \
         --set scenes="$HELD_OUT_SCENES" --set first_scene=100000 --set views=3 --set width=192 --set height=144 --set quality=0
 else

@@ -45,6 +45,11 @@ class DepthScale:
         return _css_stops("turbo", np.linspace(1.0, 0.0, stops))
 
 
+def depth_colours() -> matplotlib.colors.Colormap:
+    """The colours of ``DepthScale`` from near (0) to far (1), for a matplotlib bar."""
+    return matplotlib.colormaps["turbo"].reversed()
+
+
 def depth_scale(*depth_maps_m: np.ndarray) -> DepthScale:
     """The scale that shows the 1st to 99th percentile of all given depths, at least a factor of 1.5 wide."""
     values = np.concatenate([depth[np.isfinite(depth) & (depth > 0)].ravel() for depth in depth_maps_m] or [np.ones(1)])

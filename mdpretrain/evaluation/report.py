@@ -13,6 +13,7 @@ from data_shards.atomic import write_atomically
 from mdpretrain.evaluation import curves, pictures, tables
 from mdpretrain.evaluation.panels import ShownSample
 from mdpretrain.evaluation.protocols import Protocol
+from mdpretrain.evaluation.sheet import sheet_png
 from mdpretrain.metrics.depth import METRICS
 
 HERE = pathlib.Path(__file__).parent
@@ -36,7 +37,7 @@ class ReportContent:
 
 
 def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
-    """Write ``index.html`` and ``metrics.json`` into ``folder``, each aside and then renamed; returns the page's path.
+    """Write ``index.html``, ``metrics.json`` and ``samples.png`` into ``folder``, each aside and then renamed; returns the page's path.
 
     Raises:
         ValueError: a run folder without a log, or the folder cannot be written.
@@ -44,6 +45,8 @@ def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
     page = report_html(content)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "metrics.json", (json.dumps(metrics_record(content), indent=1) + "\n").encode())
+    if content.samples:
+        write_atomically(folder / "samples.png", sheet_png(content.samples))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -62,7 +63,20 @@ def test_the_page_is_self_contained_and_complete(tmp_path, run_folder):
     record = json.loads((tmp_path / "report/metrics.json").read_text())
     assert record["rows"] == rows and record["student_against_teacher"]["abs_rel"] == 0.1
     assert {"model", "source", "protocol", "samples", "abs_rel"} <= set(record["rows"][0])
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "metrics.json"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "metrics.json", "samples.png"]
+
+
+def test_the_sheet_shows_every_sample_in_its_own_metres(tmp_path):
+    collector = SampleCollector(2, prior=lambda b: 1 / b.depth)
+    rows, protocols = evaluated(collector)
+    for folder in ("once", "again"):
+        write_report(ReportContent("t", [], rows, protocols, collector.chosen()), tmp_path / folder)
+    once = (tmp_path / "once" / "samples.png").read_bytes()
+    assert once == (tmp_path / "again" / "samples.png").read_bytes()
+    picture = cv2.imdecode(np.frombuffer(once, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape[1] > 7 * 150  # image, truth, prompt, prior, linear, teacher, student
+    middle = picture[picture.shape[0] // 4]
+    assert len(np.unique(middle.reshape(-1, 3), axis=0)) > 100  # a line of pictures, not of blank cells
 
 
 def test_the_viewer_data_in_the_page_is_json_with_the_models_and_the_truth(tmp_path):

@@ -1,0 +1,62 @@
+"""The shown samples as one PNG: a line a sample, for a README, a log or an e-mail."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot
+
+from mdpretrain.evaluation import colour
+from mdpretrain.evaluation.panels import ShownSample
+
+MODELS = ("linear", "teacher", "student")
+CELL_INCHES = 1.9
+
+
+def sheet_png(samples: list[ShownSample], rows: int = 4) -> bytes:
+    """Colour, ground truth, prompt, prior and predictions of at most ``rows`` samples; one colour scale in metres a line."""
+    lines = [_cells(sample) for sample in samples[:rows]]
+    columns = max(len(line) for line in lines)
+    height, width = samples[0].image.shape[:2]
+    size = (CELL_INCHES * columns + 0.6, CELL_INCHES * height / width * len(lines) + 0.35)
+    figure, axes = pyplot.subplots(len(lines), columns, figsize=size, squeeze=False, layout="constrained")
+    for sample, line, line_axes in zip(samples, lines, axes):
+        for axis in line_axes:
+            axis.axis("off")
+        for axis, (caption, picture) in zip(line_axes, line):
+            axis.imshow(picture)
+            axis.set_title(caption, fontsize=8, pad=2)
+        _add_bar(figure, list(line_axes), _scale(sample))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})  # the same figures give the same bytes
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def _scale(sample: ShownSample) -> colour.DepthScale:
+    return colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
+
+
+def _cells(sample: ShownSample) -> list[tuple[str, np.ndarray]]:
+    """(caption, RGB picture) of one line, in reading order."""
+    scale = _scale(sample)
+    cells = [("image", sample.image), ("ground truth", scale.colour(np.where(sample.valid, sample.truth_m, np.nan)))]
+    if sample.prompt_mask is not None and sample.prompt_depth_m is not None:
+        dots = colour.colour_sparse(sample.prompt_depth_m, sample.prompt_mask, scale, sample.image)
+        cells.append((f"prompt ({int(sample.prompt_mask.sum())})", dots))
+    if sample.prior is not None:
+        cells.append(("prior (no unit)", colour.colour_relative(sample.prior)))
+    cells += [(name, scale.colour(sample.predictions_m[name])) for name in MODELS if name in sample.predictions_m]
+    return cells
+
+
+def _add_bar(figure: pyplot.Figure, axes: list[pyplot.Axes], scale: colour.DepthScale) -> None:
+    """The line's colours in metres."""
+    bar = figure.colorbar(matplotlib.cm.ScalarMappable(cmap=colour.depth_colours()), ax=axes, pad=0.005, aspect=12, shrink=0.85)
+    ticks = scale.ticks()
+    bar.set_ticks([position for position, _ in ticks], labels=[f"{value:g} m" for _, value in ticks], fontsize=7)
+    bar.ax.minorticks_off()
