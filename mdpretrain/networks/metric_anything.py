@@ -180,7 +180,7 @@ class MetricAnythingStudent(nn.Module):
         is_pyramid = len(set(encoder.strides)) != 1
         if is_pyramid and deep_to_deep:
             raise ValueError(
-                f"Deep-to-Deep reorders features of one stride, and {encoder.model_name!r} is a pyramid; set deep_to_deep to false or use a ViT"
+                f"Deep-to-Deep reorders features of one stride, and {encoder.model_name!r} is a pyramid: set deep_to_deep to false"
             )
         depth = len(encoder.channels)
         order = list(range(depth))  # shallow to deep

@@ -108,9 +108,7 @@ class TimmEncoder(nn.Module):
         padded = padding.pad_zeros((image - self.mean) / self.std)
         options: dict[str, Any] = {"return_prefix_tokens": True} if self._has_prefix else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            outputs = self.backbone(
-                padded, indices=self.layers, norm=self.final_norm, stop_early=True, intermediates_only=True, **options
-            )
+            outputs = self.backbone(padded, indices=self.layers, norm=self.final_norm, stop_early=True, intermediates_only=True, **options)
         if not self._has_prefix:
             return EncodedImage(list(outputs), None, padding)
         tokens = [prefix[:, 0] for _, prefix in outputs] if self.has_class_token else None
