@@ -26,6 +26,10 @@ HELP = """usage: mdpretrain VERB [options]
 `mdpretrain VERB --help` lists a verb's options. --debug shows tracebacks of user errors.
 """
 
+# numpy and scipy only do small things here (Delaunay, colour matrices), and their BLAS would start a thread a core that spins while
+# torch needs the cores: training with prompts was ten times slower. Read when numpy is first imported, so it stands before that.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # verb -> module and function; each takes the arguments after the verb and returns an exit code
 COMMANDS = {
     "fit": ("mdpretrain.training_cli", "run_training"),

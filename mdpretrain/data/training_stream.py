@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mdpretrain.data.collate import collate
@@ -246,5 +247,6 @@ def _pass_on(value: Any) -> Any:
 
 
 def _one_thread(worker: int) -> None:
-    """A worker is one core: cv2 would start threads for all."""
+    """A worker is one core: cv2 and the BLAS under numpy and scipy would start threads for all, and spin on the trainer's cores."""
     cv2.setNumThreads(0)
+    threadpool_limits(1)
