@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -93,7 +95,10 @@ def test_network_families_do_not_import_each_other() -> None:
         assert not imported_modules(path) & (families - {family}), f"{path.name} imports another family"
 
 
-@pytest.mark.skipif(shutil.which("lint-imports") is None, reason="import-linter is not installed; the test above holds the same contract")
+LINTER = shutil.which("lint-imports", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.skipif(LINTER is None, reason="import-linter is not installed; the test above holds the same contract")
 def test_import_linter_agrees() -> None:
-    result = subprocess.run(["lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run([LINTER, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
