@@ -91,7 +91,7 @@ def _as_annotated(cls: type, name: str, value: Any) -> Any:
     """A config has lists only; an argument that is annotated as a tuple gets one."""
     if not isinstance(value, list):
         return value
-    hint = typing.get_type_hints(cls.__init__).get(name)
+    hint = typing.get_type_hints(cls.__init__).get(name)  # type: ignore[misc]
     choices = [hint, *typing.get_args(hint)] if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
     return tuple(value) if any(choice is tuple or typing.get_origin(choice) is tuple for choice in choices) else value
 

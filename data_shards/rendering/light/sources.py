@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +25,15 @@ class Towards(NamedTuple):
     radiance: np.ndarray
 
 
-class Source:
+class Source(abc.ABC):
     """A lamp or window. ``power`` guides how often it is asked; ``centre`` is (3, 1)."""
 
     power: float
     centre: np.ndarray
 
+    @abc.abstractmethod
     def seen_from(self, points: np.ndarray, numbers: np.ndarray) -> Towards:
         """The point of the source that ``numbers`` (2, n) in [0, 1) choose, from each of ``points`` (3, n)."""
-        raise NotImplementedError
 
 
 class SphereSource(Source):
