@@ -25,7 +25,7 @@ if [ -z "$DATA" ]; then
     data-shards build rendered --output "$RUN/shards/train" --workers "$WORKERS" \
         --set scenes="$SCENES" --set views=3 --set width=192 --set height=144 --set quality=0
     data-shards build rendered --output "$RUN/shards/val" --workers "$WORKERS" \
-        --set scenes="$HELD_OUT_SCENES" --set first_scene=100000 --set views=3 --set width=192 --set height=144 --set quality=0
+        --set scenes="$HELD_OUT_SCENES" --set first_scene=200000 --set views=3 --set width=192 --set height=144 --set quality=0
 else
     [ -d "$DATA" ] || fail "DATA=$DATA is not a folder; name one whose sub-folders are sources in the simple layout (docs/sources.md)"
     if [ -z "${HELD_OUT:-}" ]; then
