@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
 from mdpretrain.evaluation import colour
 from mdpretrain.evaluation.panels import ShownSample
@@ -23,7 +22,8 @@ def sheet_png(samples: list[ShownSample], rows: int = 4) -> bytes:
     columns = max(len(line) for line in lines)
     height, width = samples[0].image.shape[:2]
     size = (CELL_INCHES * columns + 0.6, CELL_INCHES * height / width * len(lines) + 0.35)
-    figure, axes = pyplot.subplots(len(lines), columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(lines), columns, squeeze=False)
     for sample, line, line_axes in zip(samples, lines, axes):
         for axis in line_axes:
             axis.axis("off")
@@ -33,7 +33,6 @@ def sheet_png(samples: list[ShownSample], rows: int = 4) -> bytes:
         _add_bar(figure, list(line_axes), _scale(sample))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})  # the same figures give the same bytes
-    pyplot.close(figure)
     return buffer.getvalue()
 
 
@@ -54,9 +53,9 @@ def _cells(sample: ShownSample) -> list[tuple[str, np.ndarray]]:
     return cells
 
 
-def _add_bar(figure: pyplot.Figure, axes: list[pyplot.Axes], scale: colour.DepthScale) -> None:
+def _add_bar(figure: Figure, axes: list[Axes], scale: colour.DepthScale) -> None:
     """The line's colours in metres."""
-    bar = figure.colorbar(matplotlib.cm.ScalarMappable(cmap=colour.depth_colours()), ax=axes, pad=0.005, aspect=12, shrink=0.85)
+    bar = figure.colorbar(ScalarMappable(cmap=colour.depth_colours()), ax=axes, pad=0.005, aspect=12, shrink=0.85)
     ticks = scale.ticks()
     bar.set_ticks([position for position, _ in ticks], labels=[f"{value:g} m" for _, value in ticks], fontsize=7)
     bar.ax.minorticks_off()
