@@ -13,6 +13,13 @@ from data_shards.schema import Camera
 
 SIZES = ((256, 192), (320, 240), (256, 256), (192, 256), (320, 192), (288, 216))  # (width, height)
 FIELD_OF_VIEW_DEG = (32.0, 115.0)  # across the longer side; normal around 68
+# any: every focal length, height and direction that a scene allows; handheld: a phone held upright by a standing person.
+CAMERAS = ("any", "handheld")
+# Of handheld cameras, each (mean, standard deviation); angles in radians but for the field of view.
+HANDHELD_FIELD_OF_VIEW_DEG = (66.0, 3.0)
+HANDHELD_HEIGHT_M = (1.45, 0.06)
+HANDHELD_PITCH = (-0.12, 0.06)
+HANDHELD_ROLL = (0.0, 0.015)
 PROBE = (24, 18)  # rays across and down that judge a view
 FARTHEST_USUAL_M = 80.0
 
@@ -52,15 +59,27 @@ def place_camera(width: int, height: int, intrinsics: Camera, pose: CameraPose) 
     return PlacedCamera(width, height, intrinsics, np.stack([rolled_right, rolled_down, forward], 1), pose.position)
 
 
-def random_camera(rng: np.random.Generator, scene: Scene, size: tuple[int, int] | None) -> PlacedCamera:
-    """A camera of random focal length, principal point and pose; ``size`` (width, height), or one of ``SIZES``."""
+def random_camera(rng: np.random.Generator, scene: Scene, size: tuple[int, int] | None, cameras: str = "any") -> PlacedCamera:
+    """A camera of random focal length, principal point and pose; ``size`` (width, height), or one of ``SIZES``; ``cameras`` of ``CAMERAS``."""
     width, height = size or SIZES[int(rng.integers(len(SIZES)))]
+    if cameras == "handheld":
+        return _handheld_camera(rng, scene, width, height)
     field_of_view = np.deg2rad(np.clip(rng.normal(68, 18), *FIELD_OF_VIEW_DEG))
     fx = 0.5 * max(width, height) / np.tan(field_of_view / 2)
     fy = fx * (1 + (rng.normal(0, 0.01) if rng.random() < 0.3 else 0))
     cx, cy = width * (0.5 + rng.normal(0, 0.015)), height * (0.5 + rng.normal(0, 0.015))
     intrinsics = Camera(float(fx), float(fy), float(cx), float(cy))
     return place_camera(width, height, intrinsics, scene.random_pose(rng))
+
+
+def _handheld_camera(rng: np.random.Generator, scene: Scene, width: int, height: int) -> PlacedCamera:
+    """Phones are much alike: nearly one focal length, a centred principal point, the horizon level and the height that of a chest."""
+    f = 0.5 * max(width, height) / np.tan(np.deg2rad(rng.normal(*HANDHELD_FIELD_OF_VIEW_DEG)) / 2)
+    pose = scene.random_pose(rng)
+    lift = rng.normal(*HANDHELD_HEIGHT_M) - pose.height_m
+    position = pose.position + np.array([0.0, 0.0, lift])
+    pose = dataclasses.replace(pose, position=position, pitch=rng.normal(*HANDHELD_PITCH), roll=rng.normal(*HANDHELD_ROLL))
+    return place_camera(width, height, Camera(float(f), float(f), width / 2, height / 2), pose)
 
 
 def view_score(camera: PlacedCamera, scene: Scene, tracer: RayTracer) -> float:
@@ -101,14 +120,16 @@ def _largest_plane(scene: Scene, triangles: np.ndarray) -> float:
     return float(np.unique(key, return_counts=True)[1].max() / len(triangles))
 
 
-def choose_camera(rng: np.random.Generator, scene: Scene, tracer: RayTracer, size: tuple[int, int] | None, tries: int = 16) -> PlacedCamera:
+def choose_camera(
+    rng: np.random.Generator, scene: Scene, tracer: RayTracer, size: tuple[int, int] | None, cameras: str = "any", tries: int = 16
+) -> PlacedCamera:
     """The first good view of a few random ones, or the best of them."""
-    best = random_camera(rng, scene, size)
+    best = random_camera(rng, scene, size, cameras)
     best_score = view_score(best, scene, tracer)
     for _ in range(tries - 1):
         if best_score >= 1:
             break
-        camera = random_camera(rng, scene, size)
+        camera = random_camera(rng, scene, size, cameras)
         score = view_score(camera, scene, tracer)
         if score > best_score:
             best, best_score = camera, score

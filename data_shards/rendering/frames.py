@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from data_shards.rendering.cameras import choose_camera
+from data_shards.rendering.cameras import CAMERAS, choose_camera
 from data_shards.rendering.renderer import QUALITIES, Renderer
 from data_shards.rendering.scenes.landscape import build_landscape
 from data_shards.rendering.scenes.room import build_room
@@ -76,23 +76,30 @@ def build_scene(seed: int, kind: str = "mixed") -> Scene:
 
 
 def render_scene(
-    seed: int, kind: str = "mixed", views: int = 4, size: tuple[int, int] | None = None, quality: int = 1
+    seed: int,
+    kind: str = "mixed",
+    views: int = 4,
+    size: tuple[int, int] | None = None,
+    quality: int = 1,
+    cameras: str = "any",
 ) -> list[RenderedFrame]:
     """Render ``views`` frames of one random scene.
 
     ``size`` is (width, height) in pixels; ``None`` draws one of several sizes for each view. ``quality`` 0 is a draft for
-    small images at 0.6 to 0.9 of the time, 1 the usual.
+    small images at 0.6 to 0.9 of the time, 1 the usual. ``cameras``: see ``cameras.CAMERAS``.
 
     Raises:
-        ValueError: an unknown kind or quality, or Embree is missing.
+        ValueError: an unknown kind, quality or family of cameras, or Embree is missing.
     """
+    if cameras not in CAMERAS:
+        raise ValueError(f"cameras {cameras!r}: choose one of {', '.join(CAMERAS)}")
     if quality not in range(len(QUALITIES)):
         raise ValueError(f"quality {quality}: choose one of {', '.join(map(str, range(len(QUALITIES))))}")
     scene = build_scene(seed, kind)
     renderer = Renderer(scene, quality)
     frames = []
     for view in range(views):
-        camera = choose_camera(np.random.default_rng([seed, view, 99]), scene, renderer.tracer, size)
+        camera = choose_camera(np.random.default_rng([seed, view, 99]), scene, renderer.tracer, size, cameras)
         image, depth = renderer.render(camera, seed * 131 + view)
         frames.append(RenderedFrame(image, depth, camera.intrinsics, camera.camera_to_world(), scene.kind, seed, view))
     return frames

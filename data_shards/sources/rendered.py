@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import simplejpeg
 
+from data_shards.rendering.cameras import CAMERAS
 from data_shards.rendering.frames import KINDS, RenderedFrame, preload_textures, render_scene, scene_kind_of
 from data_shards.rendering.renderer import QUALITIES
 from data_shards.schema import DepthType, LabelKind, Sample, SampleMeta
@@ -20,7 +21,8 @@ class RenderedSource:
     """Scenes ``first_scene .. first_scene + scenes - 1`` of ``seed``, ``views`` frames each.
 
     Scene ``i`` is the same whatever ``scenes`` is, so ``first_scene=100000`` is a held-out set. ``width`` and ``height`` of 0
-    give mixed sizes.
+    give mixed sizes. ``cameras``: "any" draws focal lengths, heights and directions widely; "handheld" keeps to those of a phone
+    that a standing person holds upright, from which a small network learns metres in minutes.
     """
 
     scenes: int = 100
@@ -31,6 +33,7 @@ class RenderedSource:
     height: int = 0
     quality: int = 1
     kind: str = "mixed"
+    cameras: str = "any"
 
     name = "rendered"
 
@@ -45,6 +48,8 @@ class RenderedSource:
             raise ValueError(f"rendered: width={self.width} height={self.height}: give both (at least 16), or neither for mixed sizes")
         if self.kind not in KINDS:
             raise ValueError(f"rendered: kind={self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.cameras not in CAMERAS:
+            raise ValueError(f"rendered: cameras={self.cameras!r}: choose one of {', '.join(CAMERAS)}")
         if self.quality not in range(len(QUALITIES)):
             raise ValueError(f"rendered: quality={self.quality}: choose one of {', '.join(map(str, range(len(QUALITIES))))}")
         if self.first_scene + self.scenes > SEED_STRIDE:
@@ -66,7 +71,7 @@ class RenderedSource:
     def read(self, item: SourceItem) -> list[Sample]:
         """Render the scene's views."""
         size = (self.width, self.height) if self.width else None
-        frames = render_scene(item.payload["world"], item.payload["kind"], self.views, size, self.quality)
+        frames = render_scene(item.payload["world"], item.payload["kind"], self.views, size, self.quality, self.cameras)
         return [self._sample(item.key, frame) for frame in frames]
 
     def _sample(self, scene: str, frame: RenderedFrame) -> Sample:

@@ -38,6 +38,7 @@ def test_cropping_undoes_padding(side, size):
         (TINY_NAME, [1, 3], TINY_ARGS, [16, 16]),
         ("vit_small_patch14_dinov2", [0, 1], {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 56}, [14, 14]),
         ("vit_small_patch14_reg4_dinov2", [0], {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 56}, [14]),
+        ("resnet10t", [1, 2, 3, 4], {"channels": [8, 16, 16, 24], "stem_type": "", "stem_width": 8}, [4, 8, 16, 32]),
         ("convnext_atto", [0, 1, 2, 3], {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 32]}, [4, 8, 16, 32]),
     ],
 )
@@ -60,6 +61,22 @@ def test_features_cover_the_padded_image_at_every_stride(name, layers, args, str
             encoder(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))),
         )
     )
+
+
+def test_an_input_size_makes_features_of_any_image_alike_and_keeps_its_own_size():
+    """At the encoder's size the option changes nothing; at another, features are those of the resized image."""
+    fixed = TimmEncoder(TINY_NAME, [1, 3], TINY_ARGS, input_size=(32, 48)).eval()
+    free = TimmEncoder(TINY_NAME, [1, 3], TINY_ARGS).eval()
+    free.load_state_dict(fixed.state_dict())
+    image = torch.rand(2, 3, 70, 101)
+    encoded = fixed.encode(image)
+    assert encoded.padding.padded_size == (70, 101) and [tuple(f.shape[-2:]) for f in encoded.features] == [(2, 3), (2, 3)]
+    resized = torch.nn.functional.interpolate(image, (32, 48), mode="bilinear", antialias=True)
+    for a, b, c in zip(encoded.features, free(resized), fixed(resized)):
+        assert torch.equal(a, b) and torch.equal(b, c)
+    for size in ((30, 48), (0, 16)):
+        with pytest.raises(ValueError, match=f"input_size {size[0]} x {size[1]}.*stride 16"):
+            TimmEncoder(TINY_NAME, [1, 3], TINY_ARGS, input_size=size)
 
 
 def test_padding_adds_mean_coloured_pixels_and_nothing_else():

@@ -46,7 +46,7 @@ def _test_scene() -> Scene:
 @pytest.fixture(scope="module")
 def rendered() -> tuple[PlacedCamera, np.ndarray, np.ndarray]:
     """The test scene seen from 1.7 m with a tilted, rolled camera off its centre: camera, image, depth."""
-    pose = CameraPose(np.array([0.4, 0.5, 1.7]), yaw=1.5, pitch=-0.12, roll=0.06)
+    pose = CameraPose(np.array([0.4, 0.5, 1.7]), height_m=1.7, yaw=1.5, pitch=-0.12, roll=0.06)
     camera = place_camera(120, 90, Camera(80.0, 82.0, 57.0, 47.5), pose)
     image, depth = Renderer(_test_scene(), quality=0).render(camera, seed=1)
     return camera, image, depth
@@ -99,7 +99,7 @@ def test_a_known_point_projects_where_the_depth_map_shows_it(rendered):
 
 
 def test_camera_axes_are_right_down_forward():
-    camera = place_camera(10, 10, Camera(5, 5, 5, 5), CameraPose(np.zeros(3), yaw=np.pi / 2, pitch=0.0, roll=0.0))
+    camera = place_camera(10, 10, Camera(5, 5, 5, 5), CameraPose(np.zeros(3), height_m=0.0, yaw=np.pi / 2, pitch=0.0, roll=0.0))
     np.testing.assert_allclose(camera.rotation, np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), atol=1e-12)
     assert np.linalg.det(camera.rotation) == pytest.approx(1)
 
@@ -165,6 +165,22 @@ def test_sizes_and_focal_lengths_vary():
     assert frame.depth_z_m.shape[::-1] in SIZES and frame.depth_z_m.shape == frame.image.shape[:2]
 
 
+@pytest.mark.parametrize("kind", ["indoor", "outdoor"])
+def test_handheld_cameras_are_alike_and_at_chest_height_above_the_ground_they_stand_on(kind):
+    """Straight below a handheld camera lies the ground (or what stands on it), at the height of a chest."""
+    for seed in range(4):
+        scene, rng = build_scene(seed, kind), np.random.default_rng(seed)
+        tracer = Renderer(scene, 0).tracer
+        cameras = [random_camera(rng, scene, (192, 144), "handheld") for _ in range(25)]
+        fields = [2 * np.degrees(np.arctan(96 / c.intrinsics.fx)) for c in cameras]
+        assert 50 < min(fields) and max(fields) < 80
+        assert all((c.intrinsics.cx, c.intrinsics.cy) == (96, 72) and c.intrinsics.fx == c.intrinsics.fy for c in cameras)
+        assert all(abs(np.arcsin(c.rotation[2, 2]) + 0.12) < 0.3 for c in cameras)  # looks a little down, never at the sky or its feet
+        drops = [float(tracer.nearest(c.position[:, None].astype(np.float32), np.array([[0], [0], [-1]], np.float32)).distance[0]) for c in cameras]
+        assert abs(np.median(drops) - 1.45) < 0.15, drops
+        assert max(drops) < 1.8
+
+
 def test_mixed_scenes_are_of_both_kinds_and_foretold():
     kinds = [scene_kind_of(seed) for seed in range(40)]
     assert 10 < kinds.count("indoor") < 35
@@ -175,6 +191,8 @@ def test_mixed_scenes_are_of_both_kinds_and_foretold():
 def test_bad_arguments_are_named(monkeypatch):
     with pytest.raises(ValueError, match="underwater"):
         render_scene(0, "underwater", 1, SIZE, 0)
+    with pytest.raises(ValueError, match="drone"):
+        render_scene(0, "indoor", 1, SIZE, 0, "drone")
     with pytest.raises(ValueError, match="quality 7"):
         render_scene(0, "indoor", 1, SIZE, 7)
     monkeypatch.setattr(ray_tracer, "EmbreeScene", None)

@@ -57,6 +57,7 @@ def test_seeds_and_held_out_scenes_share_nothing():
         ({"width": 8, "height": 8}, "width=8"),
         ({"kind": "space"}, "space"),
         ({"quality": 2}, "quality=2"),
+        ({"cameras": "drone"}, "cameras='drone'"),
         ({"first_scene": 2_000_000}, "first_scene"),
     ],
 )

@@ -93,5 +93,6 @@ def _random_pose(rng: np.random.Generator, terrain: Terrain) -> CameraPose:
     """Near the middle, at eye height above the ground, looking anywhere."""
     angle, distance = rng.uniform(0, 6.28), 6 * rng.random()
     x, y = np.cos(angle) * distance, np.sin(angle) * distance
-    position = np.array([x, y, float(terrain.height(x, y)) + rng.uniform(0.6, 2.2)])
-    return CameraPose(position, rng.uniform(0, 6.28), rng.normal(-0.06, 0.12), rng.normal(0, 0.03))
+    height = rng.uniform(0.6, 2.2)
+    position = np.array([x, y, float(terrain.height(x, y)) + height])
+    return CameraPose(position, height, rng.uniform(0, 6.28), rng.normal(-0.06, 0.12), rng.normal(0, 0.03))

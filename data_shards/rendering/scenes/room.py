@@ -206,4 +206,4 @@ def _random_pose(rng: np.random.Generator, size: tuple[float, float, float], pla
             break
     yaw = math.atan2(depth / 2 + rng.normal(0, depth * 0.25) - y, width / 2 + rng.normal(0, width * 0.25) - x)
     pitch = float(np.clip(rng.normal(-0.18, 0.2) - 0.25 * (z - 1.3), -1.2, 0.5))
-    return CameraPose(np.array([x, y, z]), yaw, pitch, rng.normal(0, 0.05))
+    return CameraPose(np.array([x, y, z]), z, yaw, pitch, rng.normal(0, 0.05))

@@ -67,9 +67,13 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class CameraPose:
-    """Where a camera stands and looks: radians, yaw from +x towards +y, pitch up, roll about the optical axis."""
+    """Where a camera stands and looks: radians, yaw from +x towards +y, pitch up, roll about the optical axis.
+
+    ``height_m`` is how far ``position`` is above the ground that one would stand on there.
+    """
 
     position: np.ndarray
+    height_m: float
     yaw: float
     pitch: float
     roll: float

@@ -1,4 +1,4 @@
-"""Any timm vision transformer or ConvNeXt as a dense image encoder.
+"""Any timm vision transformer, ConvNeXt or ResNet as a dense image encoder.
 
 Legend: ``B`` batch, ``H W`` image pixels, ``C`` channels, ``h w`` cells of the feature grid.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,7 +34,8 @@ _log = logging.getLogger(__name__)
 class EncodedImage:
     """Features of the *padded* image, shallow to deep, and how to come back to the image itself.
 
-    ``features[i]`` is ``[B, C_i, H' / stride_i, W' / stride_i]`` where ``(H', W') = padding.padded_size``.
+    ``features[i]`` is ``[B, C_i, H' / stride_i, W' / stride_i]`` where ``(H', W') = padding.padded_size``, or the encoder's
+    ``input_size`` where it has one: then nothing is padded, and the features' grid covers the image at another density.
     ``class_tokens[i]`` is ``[B, C_i]`` at the same depth; None for an encoder without class token.
     """
 
@@ -47,7 +49,7 @@ class TimmEncoder(nn.Module):
 
     Args:
         model_name: timm's name, e.g. ``vit_small_patch14_dinov2``, ``vit_base_patch16_dinov3``, ``convnext_tiny``.
-        layers: blocks (ViT) or stages (ConvNeXt) whose outputs are returned, ascending, from 0. Blocks after the last one
+        layers: blocks (ViT) or stages (ConvNeXt, ResNet) whose outputs are returned, ascending, from 0. Blocks after the last one
             are removed, so every trainable parameter takes part in the output.
         model_args: arguments for timm's constructor (``embed_dim``, ``depth``, ``num_heads``, ...), e.g. to shrink a model.
         weights: local safetensors / pth file; null is a random initialisation (said in the log). Never a download.
@@ -55,12 +57,14 @@ class TimmEncoder(nn.Module):
         final_norm: apply the model's last normalisation to every hooked feature (Depth Anything does, AnyDepth does not).
         padding: where an image that is not a multiple of the patch is padded (with the mean colour).
         gradient_checkpointing: recompute blocks in the backward pass.
+        input_size: (height, width) that every image is resized to (bilinear, antialiased) before the backbone sees it, as Depth
+            Pro works at one size; null: the image's own size. Predictions still come at the image's size.
 
     Attributes:
         channels, strides: per hooked feature. ``stride`` is the coarsest, to a multiple of which images are padded.
 
     Raises:
-        ValueError: unknown model, layers or arguments; weights that are missing or of another network.
+        ValueError: unknown model, layers or arguments; weights that are missing or of another network; an input size off the stride.
     """
 
     mean: Tensor
@@ -76,6 +80,7 @@ class TimmEncoder(nn.Module):
         final_norm: bool = True,
         padding: PaddingSide = "centre",
         gradient_checkpointing: bool = False,
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.model_name, self.layers, self.frozen, self.final_norm, self.padding = model_name, list(layers), frozen, final_norm, padding
@@ -88,6 +93,7 @@ class TimmEncoder(nn.Module):
         self.channels: list[int] = [entry["num_chs"] for entry in information]
         self.strides: list[int] = [entry["reduction"] for entry in information]
         self.stride: int = max(self.strides)
+        self.input_size = None if input_size is None else _checked_size(input_size, self.stride)
         self._has_prefix = getattr(backbone, "num_prefix_tokens", 0) > 0
         self.has_class_token: bool = getattr(backbone, "cls_token", None) is not None
         backbone.prune_intermediate_layers(self.layers, prune_norm=not final_norm, prune_head=True)
@@ -104,7 +110,9 @@ class TimmEncoder(nn.Module):
 
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> EncodedImage:
         """Features, class tokens and padding of an sRGB image in [0, 1] of any size."""
-        padding = Padding.to_multiple(image.shape[-2], image.shape[-1], self.stride, self.padding)
+        padding = Padding.to_multiple(image.shape[-2], image.shape[-1], self.stride if self.input_size is None else 1, self.padding)
+        if self.input_size is not None and self.input_size != tuple(image.shape[-2:]):
+            image = F.interpolate(image, self.input_size, mode="bilinear", antialias=True)
         padded = padding.pad_zeros((image - self.mean) / self.std)
         options: dict[str, Any] = {"return_prefix_tokens": True} if self._has_prefix else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -127,6 +135,13 @@ class TimmEncoder(nn.Module):
         return {**recorded, "init_args": {**recorded["init_args"], "weights": None}}
 
 
+def _checked_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    height, width = size
+    if height < stride or width < stride or height % stride or width % stride:
+        raise ValueError(f"encoder input_size {height} x {width}: both must be positive multiples of the encoder's stride {stride}")
+    return int(height), int(width)
+
+
 def _build_backbone(model_name: str, model_args: dict[str, Any]) -> Any:
     if not timm.is_model(model_name):
         near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
@@ -143,7 +158,7 @@ def _build_backbone(model_name: str, model_args: dict[str, Any]) -> Any:
 def _feature_information(backbone: nn.Module, layers: list[int], model_name: str) -> list[dict[str, Any]]:
     information = getattr(backbone, "feature_info", None)
     if information is None or not hasattr(backbone, "prune_intermediate_layers"):
-        raise ValueError(f"timm's {model_name!r} does not give intermediate features; choose a ViT or a ConvNeXt")
+        raise ValueError(f"timm's {model_name!r} does not give intermediate features; choose a ViT, a ConvNeXt or a ResNet")
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= len(information):
         raise ValueError(f"layers {layers} of {model_name!r} must ascend within 0..{len(information) - 1}")
     return [information[layer] for layer in layers]
