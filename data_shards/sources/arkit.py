@@ -12,9 +12,10 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from data_shards.schema import Sample
+from data_shards.schema import DepthType, LabelKind, Sample
 from data_shards.sources.base import SourceItem
 from data_shards.sources.paired_depth import COLOUR_EXTENSIONS, PairedDepth
+from data_shards.sources.record import SourceRecord, TrustTier
 
 
 @dataclasses.dataclass
@@ -23,6 +24,25 @@ class Arkit(PairedDepth):
 
     name: ClassVar[str] = "arkit"
     expected_files: ClassVar[str] = "imageX + arkit_depthX"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="ARKit frames of an iPhone or iPad",
+        homepage="https://developer.apple.com/documentation/arkit/ardepthdata",
+        layout="image<X>.jpg + arkit_depth<X>.png",
+        unit="mm",
+        encoding="16-bit png of 256x192, / 1000",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="unknown unless given (the folder carries none)",
+        first_pixel="-",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="folder",
+        licence="unknown",
+        licence_url="",
+        trust_tier=TrustTier.SENSOR,
+        notes="The device's own fusion of a sparse lidar with the image, stored as depth and as prompt: predict with it, do "
+        "not report errors against it.",
+    )
 
     sensor: str = "iphone_lidar"
     as_prompt: bool = True

@@ -24,11 +24,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.schema import Sample
+from data_shards.schema import DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.lidar_projection import invert_rigid, project_points, rigid_transform, transform_points
 from data_shards.sources.raw_depth import make_sample, opencv_camera
 from data_shards.sources.raw_files import clean_key, read_bytes, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 DISTORTION_FIELDS = ("skew", "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4", "taux", "tauy", "fov", "xi")
 
@@ -38,12 +39,31 @@ class Dgp:
     """``lidar``: the name of the point cloud to project; ``cameras``: names separated by commas (empty: all of them)."""
 
     name: ClassVar[str] = "dgp"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="DDAD and other DGP scenes: roof lidar in every camera",
+        homepage="https://github.com/TRI-ML/DDAD",
+        layout="scene/scene_*.json, calibration/*.json, rgb/CAMERA/*.jpg, point_cloud/LIDAR/*.npz",
+        unit="m",
+        encoding="npz 'data': float64 X, Y, Z, intensity of lidar points, projected (the nearest point wins a pixel)",
+        invalid_codes="no point",
+        depth_type=DepthType.Z,
+        camera="calibration file; skew or distortion is refused",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="scene",
+        licence="CC BY-NC-SA 4.0 (DDAD)",
+        licence_url="https://github.com/TRI-ML/DDAD",
+        trust_tier=TrustTier.SENSOR,
+        notes="Points go through the world poses of both sensors at their own times, because they fire up to 50 ms apart. "
+        "The lidar sees over edges: a few background points lie on foreground objects and on the car's own bonnet.",
+    )
 
     input_path: Path
     lidar: str = "LIDAR"
     cameras: str = ""
     sensor: str = "roof_lidar"
-    licence: str = "CC BY-NC-SA 4.0 (DDAD)"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)
@@ -82,6 +102,7 @@ class Dgp:
             group=payload["group"],
             sensor=self.sensor,
             licence=self.licence,
+            **self.record.label(),
         )
         return [sample]
 

@@ -17,11 +17,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_shards.schema import Camera, Sample
+from data_shards.schema import Camera, DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.lidar_projection import project_points
 from data_shards.sources.raw_depth import make_sample, opencv_camera
 from data_shards.sources.raw_files import clean_key, read_bytes, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 CALIBRATION_SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
 
@@ -31,10 +32,28 @@ class KittiObject:
     """``mapping``: the development kit's folder with ``train_rand.txt`` and ``train_mapping.txt`` (empty: not at hand)."""
 
     name: ClassVar[str] = "kitti_object"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="KITTI object detection, Velodyne in the left colour camera",
+        homepage="https://www.cvlibs.net/datasets/kitti/eval_object.php",
+        layout="training/image_2/N.png, velodyne/N.bin, calib/N.txt",
+        unit="m",
+        encoding="float32 x, y, z, reflectance of lidar points, projected (the nearest point wins a pixel)",
+        invalid_codes="no point",
+        depth_type=DepthType.Z,
+        camera="P2 of calib/N.txt",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="drive, if the option mapping is given; else all frames",
+        licence="CC BY-NC-SA 3.0",
+        licence_url="https://www.cvlibs.net/datasets/kitti/",
+        trust_tier=TrustTier.SENSOR,
+        notes="The laser sits above the camera and sees over edges: a few background points lie on foreground objects.",
+    )
 
     input_path: Path
     mapping: str = ""
-    licence: str = "CC BY-NC-SA 3.0"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)
@@ -80,6 +99,7 @@ class KittiObject:
             group=item.payload["group"],
             sensor="velodyne_hdl64e",
             licence=self.licence,
+            **self.record.label(),
         )
         return [sample]
 
