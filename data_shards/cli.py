@@ -1,4 +1,7 @@
-"""``data-shards``: build, index, verify, lint, preview and stats of shards. Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C."""
+"""``data-shards``: sources, build, index, verify, lint, preview and stats of shards.
+
+Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +68,9 @@ def _add_build(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_reading_verbs(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, "sources", _sources, "List the raw data sets that can be built, with label kind, trust, z or ray, and licence.")
+    verb.add_argument("--markdown", action="store_true", help="print the catalogue of docs/sources.md, with layouts, units and cameras")
+    verb.add_argument("--update", type=Path, metavar="FILE", help="write the catalogue into this text, between its two marks")
     verb = _verb(verbs, "index", _index, "Write the index beside tars that have none (copied or foreign shards).")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--replace", action="store_true", help="also where an index is there")
@@ -124,6 +130,16 @@ def _print_options(source: str) -> int:
     for name, kind in option_types(source_class).items():
         default = getattr(source_class, name, None)  # dataclasses keep plain defaults as class attributes
         print(f"  --set {name}={'' if default is None else default}   ({kind.__name__})")
+    return GOOD
+
+
+def _sources(arguments: argparse.Namespace) -> int:
+    from data_shards.sources.catalogue import as_markdown, as_text, update
+
+    if arguments.update is not None:
+        update(arguments.update)
+        return GOOD
+    print(as_markdown() if arguments.markdown else as_text(), end="" if arguments.markdown else "\n")
     return GOOD
 
 

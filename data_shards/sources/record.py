@@ -12,8 +12,6 @@ from typing import TypedDict
 
 from data_shards.schema import DepthType, LabelKind
 
-STATED = "stated by the user"
-
 
 class TrustTier(enum.StrEnum):
     """How far the depth values may be believed, pixel by pixel: what a mixture's loss kind follows.
@@ -79,5 +77,7 @@ class SourceRecord:
 
     def label(self) -> Label:
         """What ``make_sample`` must be told; only for a source that knows it without asking the user."""
-        assert self.label_kind is not None and self.depth_type is not None and self.metric is not None, f"{self.title}: {STATED}"
+        assert self.label_kind is not None and self.depth_type is not None and self.metric is not None, (
+            f"{self.title}: only the user's files say"
+        )
         return Label(label_kind=self.label_kind, depth_type=self.depth_type, metric=self.metric)
