@@ -1,7 +1,7 @@
 """The index beside each tar, and random access by it.
 
 ``X.tar`` has ``X.index.json``: shard name, sha256 and size of the tar, and for every sample its key, group, source and members
-``{suffix: [offset, size, crc32]}``; offset is where the member's data begin. Reading is one ``os.pread`` per member.
+``{suffix: [offset, size, crc32]}`` (offset is where the member's data begin), licence, and ``figures`` where there are any. Reading is one ``os.pread`` per member.
 """
 
 from __future__ import annotations
@@ -26,12 +26,24 @@ HEADER_BYTES = 512
 
 @dataclasses.dataclass(frozen=True)
 class IndexEntry:
-    """One sample of a shard; ``members`` maps suffix to (offset of the data, size, crc32)."""
+    """One sample of a shard; ``members`` maps suffix to (offset of the data, size, crc32).
+
+    ``licence`` is the sample's (None in indexes that were written before it was kept). ``figures`` are numbers about the sample
+    that a mixture can filter by, None where a figure has no value for it; without any, the field is None and not written.
+    """
 
     key: str
     group: str
     source: str
     members: dict[str, tuple[int, int, int]]
+    licence: str | None = None
+    figures: dict[str, float | None] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dictionary, deterministic: figures by name, absent fields left out."""
+        record = dataclasses.asdict(self)
+        record["figures"] = None if self.figures is None else dict(sorted(self.figures.items()))
+        return {name: value for name, value in record.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +58,7 @@ class ShardIndex:
     def to_bytes(self) -> bytes:
         """The index file: one line per sample, deterministic."""
         head = {"index_version": INDEX_VERSION, "shard": self.shard, "sha256": self.sha256, "size": self.size}
-        lines = [json.dumps(dataclasses.asdict(entry), separators=(",", ":")) for entry in self.entries]
+        lines = [json.dumps(entry.to_json(), separators=(",", ":"), allow_nan=False) for entry in self.entries]
         return (json.dumps(head)[:-1] + ', "entries": [\n' + ",\n".join(lines) + "\n]}\n").encode()
 
     @classmethod
@@ -58,13 +70,16 @@ class ShardIndex:
                 raise ValueError(f"index_version {record['index_version']!r}, this code reads {INDEX_VERSION}")
             entries = tuple(_entry_from_json(entry) for entry in record["entries"])
             return cls(record["shard"], record["sha256"], int(record["size"]), entries)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{name}: not a usable index ({error}); run `data-shards index` to write it anew") from error
 
 
 def _entry_from_json(record: dict[str, Any]) -> IndexEntry:
     members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
-    return IndexEntry(record["key"], record["group"], record["source"], members)
+    figures = record.get("figures")
+    if figures is not None:
+        figures = {str(name): None if value is None else float(value) for name, value in figures.items()}
+    return IndexEntry(record["key"], record["group"], record["source"], members, record.get("licence"), figures)
 
 
 def index_path(tar_path: Path | str) -> Path:
@@ -128,10 +143,10 @@ def build_index(tar_path: Path | str) -> ShardIndex:
 
 
 def entry_of(key: str, meta: bytes, places: dict[str, tuple[int, int, int]]) -> IndexEntry:
-    """The index entry of one sample, with group and source from its meta.json."""
+    """The index entry of one sample, with group, source and licence from its meta.json."""
     try:
         record = json.loads(meta)
-        return IndexEntry(key, str(record["group"]), str(record["source"]), places)
+        return IndexEntry(key, str(record["group"]), str(record["source"]), places, str(record.get("licence", "unknown")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: {META_SUFFIX} is damaged ({error!r})") from error
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data_shards.index import IndexedShard, list_shards, load_index
+from data_shards.index import IndexedShard, ShardIndex, list_shards, load_index
 from data_shards.samples import members_to_sample, suffixes_for
 from data_shards.schema import Sample
 
@@ -74,7 +75,11 @@ class ShardFolder:
 
     def keys(self) -> list[str]:
         """Every key in order; reads all indexes."""
-        return [entry.key for shard in self.shards for entry in load_index(shard).entries]
+        return [entry.key for index in self.indexes() for entry in index.entries]
+
+    def indexes(self) -> Iterator[ShardIndex]:
+        """The index of every shard in order, read anew."""
+        return map(load_index, self.shards)
 
     def _locate(self, index: int) -> tuple[IndexedShard, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
