@@ -1,7 +1,8 @@
 """The index beside each tar, and random access by it.
 
-``X.tar`` has ``X.index.json``: shard name, sha256 and size of the tar, and for every sample its key, group, source and members
-``{suffix: [offset, size, crc32]}`` (offset is where the member's data begin), licence, and ``figures`` where there are any. Reading is one ``os.pread`` per member.
+``X.tar`` has ``X.index.json``: shard name, sha256 and size of the tar, and for every sample its key, group, source, licence,
+figures if it has any, and members ``{suffix: [offset, size, crc32]}``; offset is where the member's data begin. Reading is one
+``os.pread`` per member.
 """
 
 from __future__ import annotations
