@@ -103,7 +103,11 @@ def read_colour(path: Path) -> ColourImage:
     Raises:
         RejectedSample: missing, corrupt, or a jpg whose pixels a viewer would rotate (depth and camera do not say which way they lie).
     """
-    data = read_bytes(path)
+    return check_colour(read_bytes(path), path)
+
+
+def check_colour(data: bytes, path: Path) -> ColourImage:
+    """As ``read_colour``, for a file's bytes that came out of an archive; ``path`` names them in a complaint."""
     if data.startswith(b"\xff\xd8"):
         height, width = _check_jpg(data, path)
         return ColourImage(data, "jpg", width, height)
@@ -114,6 +118,13 @@ def read_colour(path: Path) -> ColourImage:
     if not data.startswith(PNG_SIGNATURE):
         data = cv2.imencode(".png", image)[1].tobytes()
     return ColourImage(data, "png", width, height)
+
+
+def encode_colour(rgb: np.ndarray) -> ColourImage:
+    """Pixels (height, width, 3) of uint8, red first, as a lossless png: for sources that keep numbers instead of an image file."""
+    assert rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.dtype == np.uint8
+    data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))[1].tobytes()
+    return ColourImage(data, "png", rgb.shape[1], rgb.shape[0])
 
 
 def read_codes(path: Path) -> np.ndarray:
