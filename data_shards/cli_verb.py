@@ -1,0 +1,17 @@
+"""What all verbs of ``data-shards`` share: exit codes and their common options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+GOOD, FINDINGS, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+
+
+def add_verb(verbs: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """A verb of the command line: ``run`` takes the parsed arguments and returns an exit code."""
+    verb = verbs.add_parser(name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verb.set_defaults(run=run)
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verb.add_argument("--quiet", action="store_true", help="no progress bar")
+    return verb
