@@ -64,6 +64,14 @@ def require_unique(items: list[SourceItem], path: Path) -> list[SourceItem]:
     return sorted(items, key=lambda item: item.key)
 
 
+def find_below(root: Path, name: str, levels: int) -> list[Path]:
+    """Every ``name`` (a file or folder, perhaps with '/') at most ``levels`` folders below ``root``, sorted.
+
+    Unlike ``rglob`` it lists no folder deeper than that: a scene's tens of thousands of frames are not walked to find the scenes.
+    """
+    return sorted(path for level in range(levels + 1) for path in root.glob("*/" * level + name))
+
+
 def clean_key(*parts: str) -> str:
     """The parts joined by '/', every other character that a key may not hold replaced by '_'."""
     return "/".join(re.sub(r"[^A-Za-z0-9_\-]", "_", part) for part in "/".join(parts).split("/") if part)
@@ -127,16 +135,28 @@ def encode_colour(rgb: np.ndarray) -> ColourImage:
     return ColourImage(data, "png", rgb.shape[1], rgb.shape[0])
 
 
+def read_pixels(path: Path) -> np.ndarray:
+    """The numbers of an image file as they are stored: (height, width), or (height, width, channels) with red first and alpha last.
+
+    Raises:
+        RejectedSample: missing, corrupt or truncated.
+    """
+    data = read_bytes(path)
+    if data.startswith(PNG_SIGNATURE):
+        _check_png(data, path)
+    pixels = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+    return pixels
+
+
 def read_codes(path: Path) -> np.ndarray:
     """The numbers of a one-channel 16-bit png or pgm, uint16 (height, width).
 
     Raises:
         RejectedSample: missing, corrupt, or not one channel of 16 bits.
     """
-    data = read_bytes(path)
-    if data.startswith(PNG_SIGNATURE):
-        _check_png(data, path)
-    codes = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    codes = read_pixels(path)
     if codes.ndim != 2 or codes.dtype != np.uint16:
         channels = 1 if codes.ndim == 2 else codes.shape[2]
         raise RejectedSample(f"{path}: {channels} channel(s) of {codes.dtype}; depth must be one channel of 16 bits")
@@ -145,10 +165,7 @@ def read_codes(path: Path) -> np.ndarray:
 
 def read_mask(path: Path) -> np.ndarray:
     """A one-channel 8-bit png as booleans (non-zero = True), (height, width); RejectedSample otherwise."""
-    data = read_bytes(path)
-    if data.startswith(PNG_SIGNATURE):
-        _check_png(data, path)
-    mask = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    mask = read_pixels(path)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise RejectedSample(f"{path}: a mask must be one channel of 8 bits, got {mask.dtype} {mask.shape}")
     return mask != 0
