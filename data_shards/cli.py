@@ -65,6 +65,7 @@ def _add_reading_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--max-samples", type=int, help="read the pixels of only so many, spread evenly (default: all)")
     verb.add_argument("--json", type=Path, help="also write the table to this file")
+    verb.add_argument("--write-index", action="store_true", help="keep each sample's figures in the indexes, for a mixture to filter by")
 
 
 def _sources(arguments: argparse.Namespace) -> int:
@@ -118,9 +119,14 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from data_shards.stats import collect, table, write_json
+    from data_shards.stats import collect, summaries, table, write_figures, write_json
 
-    statistics = collect(arguments.paths, arguments.max_samples, arguments.quiet)
+    if arguments.write_index and arguments.max_samples is not None:
+        raise ValueError("--write-index measures every sample (ranks are within the source); leave --max-samples out")
+    sources = collect(arguments.paths, arguments.max_samples, arguments.quiet)
+    statistics = summaries(sources)
+    if arguments.write_index:
+        print(f"figures written into {write_figures(sources)} indexes")
     if arguments.json is not None:
         write_json(statistics, arguments.json)
     print(table(statistics))

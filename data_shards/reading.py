@@ -19,12 +19,18 @@ from data_shards.verify import shards_of
 class ReadSample:
     """A sample with its place; ``sample`` is None where it cannot be read, and ``problem`` says why."""
 
-    shard: str
+    path: Path
+    position: int
     key: str
     source: str
     member_bytes: int
     sample: Sample | None
     problem: str = ""
+
+    @property
+    def shard(self) -> str:
+        """The tar's file name."""
+        return self.path.name
 
 
 def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -> Iterator[ReadSample]:
@@ -47,6 +53,19 @@ def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -
             first += count
 
 
+def read_again(path: Path, position: int) -> ReadSample:
+    """One sample that was read before.
+
+    Raises:
+        ValueError: the shard or its index is missing, or they do not fit each other.
+    """
+    shard = IndexedShard(path)
+    try:
+        return _read(shard, position)
+    finally:
+        shard.close()
+
+
 def spread(total: int, limit: int | None) -> np.ndarray:
     """``limit`` of ``range(total)`` at even distances, first and last among them; all of them where there are no more."""
     if limit is not None and limit < 1:
@@ -62,5 +81,5 @@ def _read(shard: IndexedShard, position: int) -> ReadSample:
     try:
         sample = members_to_sample(entry.key, shard.read(position))
     except ValueError as error:
-        return ReadSample(shard.path.name, entry.key, entry.source, size, None, str(error))
-    return ReadSample(shard.path.name, entry.key, entry.source, size, sample)
+        return ReadSample(shard.path, position, entry.key, entry.source, size, None, str(error))
+    return ReadSample(shard.path, position, entry.key, entry.source, size, sample)
