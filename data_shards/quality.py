@@ -83,10 +83,14 @@ def continuity_score(depth: np.ndarray) -> float | None:
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """float64 (N,): the share of the finite scores that are lower, in [0, 1); NaN for NaN. Keeping ranks >= 0.2 drops the lowest 20 %."""
+    """float64 (N,): the share of the finite scores that are lower, half of the equal ones (itself too) counted; NaN for NaN.
+
+    Keeping ranks of at least 0.2 drops the lowest 20 %, and keeps a sample that is alone.
+    """
     finite = np.isfinite(scores)
     result = np.full(scores.shape, np.nan)
     ordered = np.sort(scores[finite])
     if ordered.size:
-        result[finite] = np.searchsorted(ordered, scores[finite]) / ordered.size
+        lower, not_higher = (np.searchsorted(ordered, scores[finite], side) for side in ("left", "right"))
+        result[finite] = (lower + not_higher) / (2 * ordered.size)
     return result

@@ -198,8 +198,8 @@ def _or_none(value: float) -> float | None:
 
 def table(statistics: dict[str, dict[str, Any]]) -> str:
     """One line per source for people."""
-    head = ("source", "samples", "groups", "MB", "valid % (min mean max)", "depth (min 1% median 99% max)", "quality (dist grad)", "camera")
-    head += ("fov", "image sizes")
+    head: tuple[str, ...] = ("source", "samples", "groups", "MB", "valid % (min mean max)", "depth (min 1% median 99% max)")
+    head += ("quality (dist grad)", "camera", "fov", "image sizes")
     rows = [head] + [_row(name, figures) for name, figures in statistics.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

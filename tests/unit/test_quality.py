@@ -100,7 +100,8 @@ def test_ranks_keep_four_fifths():
     ranked = ranks(scores)
     assert np.isnan(ranked).tolist() == np.isnan(scores).tolist()
     assert (ranked >= 0.2).sum() == 40 and scores[ranked >= 0.2].min() == 0.2
-    assert ranks(np.full(3, NAN)).size == 3 and ranks(np.zeros(0)).size == 0
+    assert ranks(np.array([1.0, 2.0, 2.0, 3.0])).tolist() == [0.125, 0.5, 0.5, 0.875] and ranks(np.ones(1)).tolist() == [0.5]
+    assert np.isnan(ranks(np.full(3, NAN))).all() and ranks(np.zeros(0)).size == 0
 
 
 def sparse(sample):
