@@ -1,4 +1,4 @@
-"""``data-shards``: sources, build, index, verify, lint, preview and stats of shards.
+"""``data-shards``: sources, build, merge, index, verify, lint, preview and stats of shards.
 
 Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C.
 """
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"data-shards {arguments.verb}: {error}", file=sys.stderr)
         return WRONG_CALL
     except KeyboardInterrupt:
-        kept = "; finished shards are kept, the same command continues where this one stopped" if arguments.verb == "build" else ""
+        kept = "; finished samples are kept, the same command continues where this one stopped" if arguments.verb == "build" else ""
         print(f"\ndata-shards {arguments.verb}: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `| head`

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from data_shards.parallel import available_cores
+
 GOOD, FINDINGS, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -15,3 +17,8 @@ def add_verb(verbs: argparse._SubParsersAction, name: str, run: Callable[[argpar
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verb.add_argument("--quiet", action="store_true", help="no progress bar")
     return verb
+
+
+def add_workers(verb: argparse.ArgumentParser) -> None:
+    """``--workers``, for verbs that share their work out to processes."""
+    verb.add_argument("--workers", type=int, default=available_cores(), help="processes (default: the cores of this machine)")

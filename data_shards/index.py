@@ -46,6 +46,15 @@ class IndexEntry:
         record["figures"] = None if self.figures is None else dict(sorted(self.figures.items()))
         return {name: value for name, value in record.items() if value is not None}
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> IndexEntry:
+        """Inverse of ``to_json``."""
+        members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
+        figures = record.get("figures")
+        if figures is not None:
+            figures = {str(name): None if value is None else float(value) for name, value in figures.items()}
+        return cls(record["key"], record["group"], record["source"], members, record.get("licence"), figures)
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
@@ -69,18 +78,10 @@ class ShardIndex:
             record = json.loads(data)
             if record["index_version"] != INDEX_VERSION:
                 raise ValueError(f"index_version {record['index_version']!r}, this code reads {INDEX_VERSION}")
-            entries = tuple(_entry_from_json(entry) for entry in record["entries"])
+            entries = tuple(IndexEntry.from_json(entry) for entry in record["entries"])
             return cls(record["shard"], record["sha256"], int(record["size"]), entries)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{name}: not a usable index ({error}); run `data-shards index` to write it anew") from error
-
-
-def _entry_from_json(record: dict[str, Any]) -> IndexEntry:
-    members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
-    figures = record.get("figures")
-    if figures is not None:
-        figures = {str(name): None if value is None else float(value) for name, value in figures.items()}
-    return IndexEntry(record["key"], record["group"], record["source"], members, record.get("licence"), figures)
 
 
 def index_path(tar_path: Path | str) -> Path:
