@@ -24,6 +24,7 @@ from PIL import Image
 from data_shards.sources.base import RejectedSample, SourceItem
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPG_QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 
 
@@ -128,11 +129,18 @@ def check_colour(data: bytes, path: Path) -> ColourImage:
     return ColourImage(data, "png", width, height)
 
 
-def encode_colour(rgb: np.ndarray) -> ColourImage:
-    """Pixels (height, width, 3) of uint8, red first, as a lossless png: for sources that keep numbers instead of an image file."""
-    assert rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.dtype == np.uint8
-    data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))[1].tobytes()
-    return ColourImage(data, "png", rgb.shape[1], rgb.shape[0])
+def encode_colour(rgb: np.ndarray, image_format: str = "png") -> ColourImage:
+    """Pixels (height, width, 3) of uint8, red first, as an image: for sources that keep no image files.
+
+    ``png`` loses nothing; ``jpg`` (quality 95) is for pixels that came out of a lossy code before.
+    """
+    assert rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.dtype == np.uint8 and image_format in ("jpg", "png")
+    rgb = np.ascontiguousarray(rgb)
+    if image_format == "jpg":
+        data = simplejpeg.encode_jpeg(rgb, JPG_QUALITY)
+    else:
+        data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return ColourImage(data, image_format, rgb.shape[1], rgb.shape[0])
 
 
 def read_pixels(path: Path) -> np.ndarray:
