@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_shards.schema import Camera, Sample
-from data_shards.sources.base import SourceItem
+from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.raw_containers import require_libraries
 from data_shards.sources.raw_depth import make_sample
 from data_shards.sources.raw_files import ColourImage, clean_key, read_colour, require_folder, require_unique
@@ -22,7 +22,8 @@ from data_shards.sources.record import SourceRecord
 class FrameFiles(abc.ABC):
     """What such sources share; each adds ``name``, ``record``, ``_frames`` and ``_depth_and_camera``.
 
-    ``libraries``: optional modules that it reads with; ``knows_sky``: depth of +inf is sky, so every sample gets a sky mask.
+    ``libraries``: optional modules that it reads with; ``knows_sky``: depth of +inf is sky, so every sample gets a sky mask;
+    ``depth_per_colour``: depth pixels per colour pixel and axis; a map of any other size is refused.
     """
 
     name: ClassVar[str]
@@ -30,6 +31,7 @@ class FrameFiles(abc.ABC):
     sensor: ClassVar[str] = "virtual pinhole"
     libraries: ClassVar[tuple[str, ...]] = ()
     knows_sky: ClassVar[bool] = False
+    depth_per_colour: ClassVar[int] = 1
 
     input_path: Path
     licence: str = "unknown"
@@ -51,12 +53,18 @@ class FrameFiles(abc.ABC):
         frame = item.payload
         colour = read_colour(self.input_path / frame["colour"])
         depth, camera = self._depth_and_camera(frame, colour)
+        depth_path = self.input_path / frame["depth"]
+        if depth.shape != (colour.height * self.depth_per_colour, colour.width * self.depth_per_colour):
+            raise RejectedSample(
+                f"{depth_path}: depth {'x'.join(map(str, depth.shape[::-1]))} does not belong to colour {colour.width}x{colour.height} "
+                f"(the maker's depth has {self.depth_per_colour}x its size); fetch both again"
+            )
         sample = make_sample(
             item.key,
             self.name,
             colour,
             depth,
-            self.input_path / frame["depth"],
+            depth_path,
             camera=camera,
             group=frame["group"],
             sensor=self.sensor,

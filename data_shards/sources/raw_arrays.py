@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.raw_files import read_bytes
+
+
+def read_npz(path: Path) -> np.ndarray:
+    """The only array of a ``.npz`` archive; RejectedSample if it is missing, truncated, or holds none or several."""
+    data = read_bytes(path)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile) or len(archive.files) != 1:
+                raise ValueError("one array was expected")
+            return archive[archive.files[0]]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
+        raise RejectedSample(f"{path}: not a readable npz archive of one array ({error}); fetch it again") from error
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from data_shards.schema import Camera
 from data_shards.sources.base import RejectedSample
 
 CENTRE_TOLERANCE_PX = 0.01
+MAXIMUM_SHIFT = 0.1  # of the image's size: beyond any lens shift of the rendered sets, below any change of resolution
 
 
 def rendered_depth(distances: np.ndarray, sky_from: float) -> np.ndarray:
@@ -30,20 +32,23 @@ def rendered_disparity(disparity_px: np.ndarray, focal_px: float, baseline: floa
         return rendered_depth(np.where(disparity >= 0, focal_px * baseline / np.abs(disparity), np.nan), sky_from)
 
 
-def rendered_camera(fx: float, fy: float, cx: float, cy: float, width: int, height: int, path: Path) -> Camera:
-    """A calibrated virtual camera, its first pixel's centre moved to (0.5, 0.5).
+def rendered_camera(intrinsics: Sequence[float] | np.ndarray, width: int, height: int, path: Path) -> Camera:
+    """A virtual camera from its maker's (fx, fy, cx, cy), its first pixel's centre moved to (0.5, 0.5).
 
     Makers seldom say where they count from, but the principal point tells: a renderer without lens shift looks through the image's centre,
-    which is ``width / 2`` counted from the first pixel's edge and ``(width - 1) / 2`` counted from its centre.
+    which is ``width / 2`` counted from the first pixel's edge and ``(width - 1) / 2`` counted from its centre. A shifted lens leaves that
+    half pixel open; it is taken to be counted from the edge.
 
     Raises:
-        RejectedSample: it is neither, or the focal lengths are not positive: the calibration is that of another image size.
+        RejectedSample: the principal point is far from the centre, or the focal lengths are not positive: another image's calibration.
     """
-    for offset in (0.0, 0.5):
-        centre = (width / 2 - offset, height / 2 - offset)
-        if abs(cx - centre[0]) <= CENTRE_TOLERANCE_PX and abs(cy - centre[1]) <= CENTRE_TOLERANCE_PX and fx > 0 and fy > 0:
-            return Camera(float(fx), float(fy), width / 2, height / 2)
-    raise RejectedSample(
-        f"{path}: the camera {fx:g}, {fy:g}, {cx:g}, {cy:g} does not look through the centre of its {width}x{height} image; "
-        f"calibration and image belong to different sizes, fetch both again"
-    )
+    fx, fy, cx, cy = (float(value) for value in intrinsics)
+    off_x, off_y = cx - width / 2, cy - height / 2
+    if not (fx > 0 and fy > 0 and abs(off_x) <= MAXIMUM_SHIFT * width and abs(off_y) <= MAXIMUM_SHIFT * height):
+        raise RejectedSample(
+            f"{path}: the camera {fx:g}, {fy:g}, {cx:g}, {cy:g} looks past the centre of its {width}x{height} image; "
+            f"calibration and image belong to different sizes, fetch both again"
+        )
+    if abs(off_x + 0.5) <= CENTRE_TOLERANCE_PX and abs(off_y + 0.5) <= CENTRE_TOLERANCE_PX:
+        cx, cy = cx + 0.5, cy + 0.5
+    return Camera(fx, fy, cx, cy)
