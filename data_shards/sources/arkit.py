@@ -27,7 +27,7 @@ class Arkit(PairedDepth):
     record: ClassVar[SourceRecord] = SourceRecord(
         title="ARKit frames of an iPhone or iPad",
         homepage="https://developer.apple.com/documentation/arkit/ardepthdata",
-        layout="image<X>.jpg + arkit_depth<X>.png",
+        layout="imageX.jpg + arkit_depthX.png",
         unit="mm",
         encoding="16-bit png of 256x192, / 1000",
         invalid_codes="0",

@@ -37,7 +37,7 @@ def as_markdown() -> str:
         title = f"[{record.title}]({record.homepage})" if record.homepage else record.title
         licence = f"[{record.licence}]({record.licence_url})" if record.licence_url else record.licence
         rows.append(f"| `{name}` | {title} | {' | '.join(_cells(record))} | {licence} |")
-        lines = [f"* {field.replace('_', ' ')}: {value}" for field in DETAILS if (value := getattr(record, field))]
+        lines = [f"* {field.replace('_', ' ')}: {_plain(field, value)}" for field in DETAILS if (value := getattr(record, field))]
         paragraphs.append("\n".join([f"#### `{name}`", "", *lines]))
     return "\n\n".join([BEGIN, "\n".join(rows), *paragraphs, END]) + "\n"
 
@@ -61,6 +61,11 @@ def _cells(record: SourceRecord) -> tuple[str, str, str, str]:
     metric = {True: "yes", False: "no", None: PER_FRAME}[record.metric]
     label, depth = (PER_FRAME if kind is None else kind.value for kind in (record.label_kind, record.depth_type))
     return label, record.trust_tier.value, depth, metric
+
+
+def _plain(field: str, text: str) -> str:
+    """The text as markdown shows it unchanged; layouts are code."""
+    return f"`{text}`" if field == "layout" else text.replace("*", "\\*")
 
 
 def _short(text: str, length: int = 32) -> str:

@@ -41,7 +41,7 @@ class MvsSynth(FrameFiles):
         label_kind=LabelKind.RENDERED,
         metric=False,
         group="sequence",
-        licence="non-commercial research, see the MVS-Synth page",
+        licence="see the MVS-Synth page (pictures of a game, for research)",
         licence_url="https://phuang17.github.io/DeepMVS/mvs-synth.html",
         trust_tier=TrustTier.EXACT,
         notes="--set units_per_metre=10 turns depth into metres, on the word of others who measured cars and pedestrians.",

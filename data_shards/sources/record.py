@@ -70,8 +70,9 @@ class SourceRecord:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str):
-                assert value == " ".join(value.split()) and "|" not in value, f"{self.title}: {field.name} must be one line without '|'"
-                assert value or field.name in ("homepage", "licence_url", "notes"), f"{self.title}: {field.name} must be stated"
+                what = f"{self.title}: {field.name} must"
+                assert value == " ".join(value.split()) and not set("|<>`") & set(value), f"{what} be one plain line"
+                assert value or field.name in ("homepage", "licence_url", "notes"), f"{what} be stated"
         if self.label_kind == LabelKind.RENDERED:
             assert self.trust_tier in (TrustTier.EXACT, TrustTier.RECONSTRUCTED), f"{self.title}: a rendering measures nothing"
 

@@ -62,7 +62,8 @@ def test_update_replaces_only_the_catalogue(tmp_path):
 def test_a_record_refuses_what_would_break_the_table():
     record = SOURCES["icl_nuim"].record
     assert record.label() == {"label_kind": LabelKind.RENDERED, "depth_type": DepthType.Z, "metric": True}
-    for changes in ({"unit": "mm | cm"}, {"layout": "two\nlines"}, {"camera": ""}, {"trust_tier": TrustTier.SENSOR}):
+    texts = ({"unit": "mm | cm"}, {"layout": "image<X>.jpg"}, {"layout": "two\nlines"}, {"camera": ""})
+    for changes in (*texts, {"trust_tier": TrustTier.SENSOR}):
         with pytest.raises(AssertionError, match="ICL-NUIM"):
             dataclasses.replace(record, **changes)
     with pytest.raises(AssertionError, match="only the user"):
