@@ -23,7 +23,7 @@ class FrameFiles(abc.ABC):
     """What such sources share; each adds ``name``, ``record``, ``_frames`` and ``_depth_and_camera``.
 
     ``libraries``: optional modules that it reads with; ``knows_sky``: depth of +inf is sky, so every sample gets a sky mask;
-    ``depth_per_colour``: depth pixels per colour pixel and axis; a map of any other size is refused.
+    ``depth_per_colour``: depth pixels per colour pixel and axis; a map of any other size is refused (None: any size of the same shape).
     """
 
     name: ClassVar[str]
@@ -31,7 +31,7 @@ class FrameFiles(abc.ABC):
     sensor: ClassVar[str] = "virtual pinhole"
     libraries: ClassVar[tuple[str, ...]] = ()
     knows_sky: ClassVar[bool] = False
-    depth_per_colour: ClassVar[int] = 1
+    depth_per_colour: ClassVar[int | None] = 1
 
     input_path: Path
     licence: str = "unknown"
@@ -54,10 +54,11 @@ class FrameFiles(abc.ABC):
         colour = read_colour(self.input_path / frame["colour"])
         depth, camera = self._depth_and_camera(frame, colour)
         depth_path = self.input_path / frame["depth"]
-        if depth.shape != (colour.height * self.depth_per_colour, colour.width * self.depth_per_colour):
+        factor = self.depth_per_colour
+        if factor is not None and depth.shape != (colour.height * factor, colour.width * factor):
             raise RejectedSample(
                 f"{depth_path}: depth {'x'.join(map(str, depth.shape[::-1]))} does not belong to colour {colour.width}x{colour.height} "
-                f"(the maker's depth has {self.depth_per_colour}x its size); fetch both again"
+                f"(the maker's depth has {factor}x its size); fetch both again"
             )
         sample = make_sample(
             item.key,
