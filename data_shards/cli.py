@@ -1,4 +1,4 @@
-"""``data-shards``: sources, build, merge, index, verify, lint, preview and stats of shards.
+"""``data-shards``: sources, build, merge, index, verify, repair, lint, preview and stats of shards.
 
 Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C.
 """
@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from data_shards.cli_build import add_build
-from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED, WRONG_CALL, add_verb
+from data_shards.cli_repair import add_repair
+from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED, WRONG_CALL, add_verb, add_workers
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,9 +49,12 @@ def _add_reading_verbs(verbs: argparse._SubParsersAction) -> None:
     verb = add_verb(verbs, "index", _index, "Write the index beside tars that have none (copied or foreign shards).")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--replace", action="store_true", help="also where an index is there")
+    add_workers(verb)
     verb = add_verb(verbs, "verify", _verify, "Compare every byte with the indexes; exit 1 and names if something is damaged.")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--decode", action="store_true", help="also decode every sample")
+    add_workers(verb)
+    add_repair(verbs)
     verb = add_verb(verbs, "lint", _lint, "Look for depth that cannot be right (unit, z or ray, invalid codes, camera); exit 1 on errors.")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--max-samples", type=int, help="read only so many, spread evenly (default: all)")
@@ -81,7 +85,7 @@ def _sources(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     from data_shards.verify import write_indexes
 
-    written, kept = write_indexes(arguments.paths, arguments.replace)
+    written, kept = write_indexes(arguments.paths, arguments.replace, arguments.workers)
     for index in written:
         print(f"{index.shard}: {len(index.entries)} samples")
     print(f"{len(written)} indexes written, {kept} were there")
@@ -91,7 +95,7 @@ def _index(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from data_shards.verify import verify
 
-    checked, damages = verify(arguments.paths, arguments.decode, arguments.quiet)
+    checked, damages = verify(arguments.paths, arguments.decode, arguments.quiet, arguments.workers)
     for damage in damages:
         print(damage)
     print(f"{len(damages)} damages; {checked} samples in undamaged shards")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
-from data_shards.index import IndexedShard, ShardIndex, build_index, index_path, list_shards, load_index
+from data_shards.index import IndexedShard, ShardIndex, build_index, index_path, list_shards, load_index, sha256_of
+from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
 
@@ -21,24 +21,28 @@ def shards_of(paths: list[Path]) -> list[Path]:
     return shards
 
 
-def verify(paths: list[Path], decode: bool = False, quiet: bool = False) -> tuple[int, list[str]]:
+def verify(paths: list[Path], decode: bool = False, quiet: bool = False, workers: int = 1) -> tuple[int, list[str]]:
     """Compare every byte with the indexes: (samples checked, one sentence per damage, naming shard, key and member).
 
     ``decode`` also decodes each sample, which finds what was wrong before it was written.
     """
     shards = shards_of(paths)
+    sizes = [path.stat().st_size for path in shards]
     checked, damages = 0, []
-    total = sum(path.stat().st_size for path in shards)
-    with progress_bar(total, "B", "verify", quiet) as bar:
-        for path in shards:
-            found = list(_damages(path, decode))
+    with progress_bar(sum(sizes), "B", "verify", quiet) as bar:
+        for size, (samples, found) in zip(sizes, parallel_map(functools.partial(_verify_shard, decode=decode), shards, workers)):
+            checked += samples
             damages += found
-            bar.update(path.stat().st_size)
+            bar.update(size)
             if found:
                 bar.set_postfix(damaged=len(damages), refresh=False)
-            else:
-                checked += len(load_index(path).entries)
     return checked, damages
+
+
+def _verify_shard(path: Path, decode: bool) -> tuple[int, list[str]]:
+    """(samples, damages) of one shard; the samples of a damaged one do not count."""
+    found = list(_damages(path, decode))
+    return 0 if found else len(load_index(path).entries), found
 
 
 def _damages(path: Path, decode: bool) -> Iterator[str]:
@@ -62,25 +66,24 @@ def _damages(path: Path, decode: bool) -> Iterator[str]:
             except ValueError as error:
                 yield f"{path}: {error}"
     shard.close()
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.index.sha256 and not named:
+    if sha256_of(path) != shard.index.sha256 and not named:
         yield f"{path}: its sha256 differs from the index, though every member is intact: padding or a header has changed"
 
 
-def write_indexes(paths: list[Path], replace: bool = False) -> tuple[list[ShardIndex], int]:
+def write_indexes(paths: list[Path], replace: bool = False, workers: int = 1) -> tuple[list[ShardIndex], int]:
     """Write ``X.index.json`` for tars without one (with ``replace``: for all): (indexes written, tars left as they were).
 
     Raises:
         ValueError: a tar is damaged or holds something else than samples.
     """
-    written, kept = [], 0
-    for path in shards_of(paths):
-        if not replace and os.path.exists(index_path(path)):
-            load_index(path)
-            kept += 1
-            continue
-        index = build_index(path)
-        write_atomically(index_path(path), index.to_bytes())
-        written.append(index)
-    return written, kept
+    written = list(parallel_map(functools.partial(_write_index, replace=replace), shards_of(paths), workers))
+    return [index for index in written if index is not None], written.count(None)
+
+
+def _write_index(path: Path, replace: bool) -> ShardIndex | None:
+    if not replace and index_path(path).exists():
+        load_index(path)
+        return None
+    index = build_index(path)
+    write_atomically(index_path(path), index.to_bytes())
+    return index

@@ -58,6 +58,7 @@ class ShardWriter:
         self.entries: list[IndexEntry] = []
         self.crc32 = 0
         self._keys: set[str] = set()
+        self._finished = False
         self._file = FileAside(self.path, temporary)
         self._sha256 = hashlib.sha256()
         # PAX is ustar with an extra header only for names above its 100 + 155 characters
@@ -97,14 +98,20 @@ class ShardWriter:
         """Hand everything to the kernel, so that it survives this process."""
         self._file.flush()
 
+    def finish(self) -> None:
+        """End the archive and flush it to the disk; only the names are missing then. Raises ValueError if the file system refuses."""
+        if not self._finished:
+            self._tar.close()
+            self._file.finish()
+            self._finished = True
+
     def publish(self) -> ShardIndex:
         """Give tar and index their names: the index first, the tar last, so that a tar that is there is whole and has its index.
 
         Raises:
             ValueError: the file system refused. The caller then discards or abandons.
         """
-        self._tar.close()
-        self._file.finish()
+        self.finish()
         index = ShardIndex(self.path.name, self._sha256.hexdigest(), self._file.position, tuple(self.entries))
         index_file = FileAside(index_path(self.path))
         try:
