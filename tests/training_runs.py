@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import lightning
+import pytest
 import torch
 import yaml
 from training_parts import ENCODER, PRIOR_NETWORK, STUDENT_NETWORK
@@ -106,6 +107,20 @@ def losses(run_dir: pathlib.Path) -> dict[int, str]:
     lines = (run_dir / "csv" / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
     return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
+
+
+def audit(run_dir: pathlib.Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Exit code and printed text of ``mdpretrain audit``."""
+    capsys.readouterr()
+    code = main(["audit", str(run_dir), *options])
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def delivered(run_dir: pathlib.Path) -> list[str]:
+    """The sequence of samples that a run was trained on, as ``mdpretrain audit --keys`` writes it: ``POSITION SOURCE KEY``."""
+    assert main(["audit", str(run_dir), "--keys", str(run_dir / "keys.txt")]) == 0
+    return (run_dir / "keys.txt").read_text().splitlines()
 
 
 def _child(arguments: list[str], rank: int, ranks: int, port: int) -> None:

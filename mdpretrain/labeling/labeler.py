@@ -26,7 +26,7 @@ from data_shards.samples import members_to_sample
 from data_shards.schema import SCHEMA_VERSION, DepthType, LabelKind, Sample
 from data_shards.writer import write_shard
 from mdpretrain.data.collate import collate
-from mdpretrain.data.pipeline import DepthLimits, PromptOptions, Row, SamplePipeline, key_seed
+from mdpretrain.data.pipeline import RowOptions, PromptOptions, Row, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import dataset_name
 from mdpretrain.labeling.quality import label_quality
 from mdpretrain.tasks.predictor import Predictor
@@ -142,7 +142,7 @@ class Labeler:
         key = shard.keys[position]
         try:
             sample = members_to_sample(key, shard.read(position), fields=("prior", "sky"))
-            row = self.pipeline(sample, position, DepthLimits(), prompt_seed=key_seed(key))
+            row = self.pipeline(sample, position, RowOptions(), prompt_seed=key_seed(key))
         except ValueError as error:
             return str(error)
         if self.predictor.needs_prompt and (row.prompt_mask is None or not row.prompt_mask.any()):

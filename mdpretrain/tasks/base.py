@@ -51,10 +51,10 @@ class TrainingTask(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: DepthBatch, batch_idx: int) -> None:
-        """The same loss on held-out samples, averaged over them and over all ranks."""
+        """The same loss on held-out samples, averaged over them and over all ranks; fillers do not count."""
         loss, terms = self.loss(self.predict_depth(batch), batch)
         averages = {"val/loss": loss, **{f"val/{name}": value for name, value in terms.items()}}
-        self.log_dict(averages, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=self.trainer.world_size > 1)
+        self.log_dict(averages, on_step=False, on_epoch=True, batch_size=batch.samples, sync_dist=self.trainer.world_size > 1)
 
     def is_logging_step(self) -> bool:
         """Whether Lightning will write this step's figures: only then are they computed at all."""

@@ -10,7 +10,7 @@ import torch
 from tiny_shards import HEIGHT, WIDTH, damage_image, write_folder
 
 from mdpretrain.data.evaluation_stream import evaluation_loader
-from mdpretrain.data.faults import FaultBudget, FaultLog
+from mdpretrain.data.faults import FaultLog
 from mdpretrain.data.pipeline import PromptOptions
 
 SIZE = (12, 16)
@@ -73,7 +73,7 @@ def test_whole_images_keep_their_view(folders: list[Path]) -> None:
 def test_a_bad_sample_is_left_out_and_listed(folders: list[Path], tmp_path: Path) -> None:
     damage_image(folders[0], "one/0001")
     damage_image(folders[0], "one/0004")
-    faults = FaultLog(FaultBudget(), tmp_path / "bad.jsonl")
+    faults = FaultLog(tmp_path / "bad.jsonl")
     keys = [key for batch in evaluation_loader(folders, SIZE, 1, faults=faults) for key in batch.key]
     assert len(keys) == 6 and not {"one/0001", "one/0004"} & set(keys)
     assert faults.bad == Counter(one=2) and len((tmp_path / "bad.jsonl").read_text().splitlines()) == 2
