@@ -14,6 +14,7 @@ from source_fixtures import plane_points, plane_z, write_codes, write_colour
 
 from data_shards.schema import Camera
 from data_shards.sources.base import RejectedSample
+from data_shards.sources.hypersim import straighten
 from data_shards.sources.raw_arrays import read_npz
 from data_shards.sources.raw_containers import read_exr, read_hdf5
 from data_shards.sources.registry import make_source
@@ -52,6 +53,39 @@ def test_hypersim_tilted_lens_becomes_the_pinhole_camera_with_the_same_rays(tmp_
     np.testing.assert_allclose(sample.depth, plane_z(*numbers), rtol=1e-6)
     found = sample.meta.camera
     np.testing.assert_allclose((found.fx, found.fy, found.cx, found.cy), (focal, focal, cx, cy), rtol=1e-9)
+
+
+# Rows of the makers' csv: V-Ray's lens_shift (tilts up) and horizontal_shift (tilts sideways), then M_cam_from_uv.
+MAKERS_ROWS = {
+    "ai_001_001": (0.0, 0.0, (0.57735028861, 0, 0, 0, 0.43301271646, 0, 0, 0, -1)),
+    "ai_038_002": (
+        0.50732970237,
+        0.0,
+        (0.65012380753, 0, 0, 0, 0.43483397310, 0, 0, -0.22060419015, -1.12604742903),
+    ),
+    "ai_038_006": (
+        0.09999998658,
+        0.0,
+        (0.58023463748, 0, 0, 0, 0.43301628308, 0, 0, -0.04330162250, -1.00499583956),
+    ),
+    "ai_039_002": (
+        0.0,
+        0.05000000074,
+        (0.57743088146, 0, 0, 0, 0.43361416465, 0, -0.02887154450, 0, -1.00097234711),
+    ),
+}
+
+
+@pytest.mark.parametrize("scene", MAKERS_ROWS)
+def test_hypersim_rows_are_tilted_lenses_with_square_pixels(scene):
+    lens_shift, horizontal_shift, numbers = MAKERS_ROWS[scene]
+    camera, z_per_distance = straighten(np.array(numbers).reshape(3, 3), 1024, 768, HERE)
+    assert camera.fy == pytest.approx(camera.fx, rel=1e-6)
+    assert camera.cy == pytest.approx(384 + camera.fx * lens_shift, abs=1e-3)
+    assert camera.cx == pytest.approx(512 - camera.fx * horizontal_shift, abs=1e-3)
+    row, column = np.mgrid[:768, :1024] + 0.5
+    rays = np.stack([(column - camera.cx) / camera.fx, (row - camera.cy) / camera.fy, np.ones_like(row)])
+    np.testing.assert_allclose(z_per_distance, 1 / np.linalg.norm(rays, axis=0), rtol=1e-6)
 
 
 def test_hypersim_refuses_what_is_no_camera(tmp_path):
