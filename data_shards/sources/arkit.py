@@ -15,6 +15,7 @@ from typing import ClassVar
 from data_shards.schema import DepthType, LabelKind, Sample
 from data_shards.sources.base import SourceItem
 from data_shards.sources.paired_depth import COLOUR_EXTENSIONS, PairedDepth
+from data_shards.sources.phone_lidar import PROMPT_IS_DEPTH, attach_lidar
 from data_shards.sources.record import SourceRecord, TrustTier
 
 
@@ -40,8 +41,7 @@ class Arkit(PairedDepth):
         licence="unknown",
         licence_url="",
         trust_tier=TrustTier.SENSOR,
-        notes="The device's own fusion of a sparse lidar with the image, stored as depth and as prompt: predict with it, do "
-        "not report errors against it.",
+        notes=PROMPT_IS_DEPTH,
     )
 
     sensor: str = "iphone_lidar"
@@ -49,10 +49,8 @@ class Arkit(PairedDepth):
 
     def read(self, item: SourceItem) -> list[Sample]:
         """The frame as one sample."""
-        samples = super().read(item)
-        for sample in samples:
-            sample.prompt = sample.depth.copy() if self.as_prompt else None
-        return samples
+        (sample,) = super().read(item)
+        return [attach_lidar(sample, sample.depth, None, depth_is_lidar=True, as_prompt=self.as_prompt)]
 
     def _pair(self, folder: Path) -> dict[str, tuple[str | None, str | None]]:
         depth = {path.stem.removeprefix("arkit_depth"): path.name for path in sorted(folder.glob("arkit_depth*.png"))}

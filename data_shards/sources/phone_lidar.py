@@ -47,9 +47,9 @@ def believe(depth_m: np.ndarray, levels: np.ndarray | None, least: int) -> np.nd
     return depth_m if levels is None else np.where(levels >= least, depth_m, np.float32(np.nan))
 
 
-def attach_lidar(sample: Sample, lidar_m: np.ndarray, levels: np.ndarray | None, depth_is_lidar: bool) -> Sample:
+def attach_lidar(sample: Sample, lidar_m: np.ndarray, levels: np.ndarray | None, depth_is_lidar: bool, as_prompt: bool = True) -> Sample:
     """The sample with the lidar map as its prompt (none if nothing was measured) and, if that map is the depth too, its confidence."""
-    sample.prompt = lidar_m.copy() if np.isfinite(lidar_m).any() else None
+    sample.prompt = lidar_m.copy() if as_prompt and np.isfinite(lidar_m).any() else None
     if depth_is_lidar and levels is not None:
         sample.confidence = levels.astype(np.float32) / HIGHEST_CONFIDENCE
     return sample

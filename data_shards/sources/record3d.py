@@ -102,10 +102,7 @@ class Record3d:
             licence=self.licence,
             **self.record.label(),
         )
-        attach_lidar(sample, believed, levels, depth_is_lidar=True)
-        if not self.as_prompt:
-            sample.prompt = None
-        return [sample]
+        return [attach_lidar(sample, believed, levels, depth_is_lidar=True, as_prompt=self.as_prompt)]
 
     def _archive_items(self, path: Path) -> list[SourceItem]:
         try:

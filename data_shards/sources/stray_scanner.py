@@ -109,10 +109,7 @@ class StrayScanner:
             licence=self.licence,
             **self.record.label(),
         )
-        attach_lidar(sample, believed, levels, depth_is_lidar=True)
-        if not self.as_prompt:
-            sample.prompt = None
-        return [sample]
+        return [attach_lidar(sample, believed, levels, depth_is_lidar=True, as_prompt=self.as_prompt)]
 
 
 def read_odometry(path: Path) -> dict[int, list[float]]:
