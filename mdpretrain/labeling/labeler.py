@@ -26,7 +26,7 @@ from data_shards.samples import members_to_sample
 from data_shards.schema import SCHEMA_VERSION, DepthType, LabelKind, Sample
 from data_shards.writer import write_shard
 from mdpretrain.data.collate import collate
-from mdpretrain.data.pipeline import RowOptions, PromptOptions, Row, SamplePipeline, key_seed
+from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import dataset_name
 from mdpretrain.labeling.quality import label_quality
 from mdpretrain.tasks.predictor import Predictor
