@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,33 +79,38 @@ class Hypersim(FrameFiles):
         path = self.input_path / frame["depth"]
         if frame["cam_from_uv"] is None:
             raise RejectedSample(f"{path}: the camera file has no usable row for scene {frame['group']!r}; fetch {CAMERA_FILE} again")
-        cam_from_uv = np.array(frame["cam_from_uv"], np.float64).reshape(3, 3)
-        camera, z_per_distance = straighten(cam_from_uv, colour.width, colour.height, path)
+        try:
+            camera, z_per_distance = straighten(tuple(frame["cam_from_uv"]), colour.width, colour.height)
+        except ValueError as error:
+            raise RejectedSample(f"{path}: {error}") from error
         distance = read_hdf5(path, "dataset")
         if distance.shape != z_per_distance.shape:
             raise RejectedSample(f"{path}: distances {distance.shape}, colour {colour.width}x{colour.height}; fetch both again")
         return rendered_depth(distance * z_per_distance, np.inf), camera
 
 
-def straighten(cam_from_uv: np.ndarray, width: int, height: int, path: Path) -> tuple[Camera, np.ndarray]:
-    """The pinhole camera whose rays are those of ``cam_from_uv`` (3x3), and z per distance along the ray, float64 (height, width).
+@functools.lru_cache(maxsize=4)  # the frames of one scene share it, and come one after the other
+def straighten(cam_from_uv: tuple[float, ...], width: int, height: int) -> tuple[Camera, np.ndarray]:
+    """The pinhole camera whose rays are those of ``cam_from_uv`` (nine numbers, row by row), and z per distance along the ray, float32
+    (height, width).
 
     Raises:
-        RejectedSample: the matrix is that of no camera, or of one whose pixel rows and columns are not at right angles.
+        ValueError: the matrix is that of no camera, or of one whose pixel rows and columns are not at right angles.
     """
     uv_from_pixel = np.array([[2 / width, 0, -1], [0, -2 / height, 1], [0, 0, 1]])
-    ray_from_pixel = np.diag([1.0, -1.0, -1.0]) @ cam_from_uv @ uv_from_pixel
+    ray_from_pixel = np.diag([1.0, -1.0, -1.0]) @ np.array(cam_from_uv, np.float64).reshape(3, 3) @ uv_from_pixel
     if not np.isfinite(ray_from_pixel).all() or np.linalg.det(ray_from_pixel) <= 0:
-        raise RejectedSample(f"{path}: M_cam_from_uv of its scene is not a camera's; fetch {CAMERA_FILE} again")
+        raise ValueError(f"M_cam_from_uv of its scene is not a camera's; fetch {CAMERA_FILE} again")
     triangle = np.linalg.qr(ray_from_pixel, mode="r")
     triangle = np.sign(np.diag(triangle))[:, None] * triangle  # QR leaves the signs open; with a positive diagonal R is a rotation
     intrinsics = np.linalg.inv(triangle / triangle[2, 2])
     if abs(intrinsics[0, 1]) * height / intrinsics[1, 1] > MAXIMUM_SKEW_PX:
-        raise RejectedSample(f"{path}: the camera's pixels are skewed by more than {MAXIMUM_SKEW_PX} px; leave the scene out")
+        raise ValueError(f"the camera's pixels are skewed by more than {MAXIMUM_SKEW_PX} px; leave the scene out")
     row, column = np.mgrid[:height, :width] + 0.5
     rays = np.stack([column, row, np.ones_like(row)], axis=-1) @ ray_from_pixel.T
-    camera = Camera(*(float(intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2))))
-    return camera, triangle[2, 2] / np.sqrt((rays**2).sum(axis=-1))
+    z_per_distance = (triangle[2, 2] / np.sqrt((rays**2).sum(axis=-1))).astype(np.float32)
+    z_per_distance.setflags(write=False)
+    return Camera(*(float(intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2)))), z_per_distance
 
 
 def read_cameras(path: Path) -> dict[str, list[float] | None]:

@@ -47,8 +47,8 @@ def disparity(labels: np.ndarray, focal_baseline: float, invalid: float) -> np.n
         return np.where(np.isnan(labels), invalid, focal_baseline / labels).astype(np.float32)  # 0 for the sky
 
 
-def hypersim(root: Path, labels: np.ndarray, ray_from_uv: np.ndarray | None = None) -> Path:
-    """``labels`` are distances along the ray; a camera of 55 px unless given."""
+def hypersim(root: Path, labels: np.ndarray, ray_from_uv: np.ndarray | None = None, kind: str = "<f2") -> Path:
+    """``labels`` are distances along the ray, half floats as the makers'; a camera of 55 px unless given."""
     if ray_from_uv is None:
         ray_from_uv = np.diag([WIDTH / 2 / 55.0, HEIGHT / 2 / 55.0, -1.0])
     columns = [f"M_cam_from_uv_{row}{column}" for row in range(3) for column in range(3)]
@@ -59,7 +59,7 @@ def hypersim(root: Path, labels: np.ndarray, ray_from_uv: np.ndarray | None = No
     )
     images = root / "ai_001_002" / "images"
     write_colour(images / "scene_cam_00_final_preview" / "frame.0007.tonemap.jpg", WIDTH, HEIGHT)
-    return write_hdf5(images / "scene_cam_00_geometry_hdf5" / "frame.0007.depth_meters.hdf5", "dataset", labels.astype(np.float32))
+    return write_hdf5(images / "scene_cam_00_geometry_hdf5" / "frame.0007.depth_meters.hdf5", "dataset", labels.astype(kind))
 
 
 def virtual_kitti(root: Path, labels: np.ndarray) -> Path:

@@ -48,7 +48,7 @@ def test_hypersim_tilted_lens_becomes_the_pinhole_camera_with_the_same_rays(tmp_
     ray_from_uv = 3.0 * upwards_backwards @ rotation(0, tilt) @ inverse_intrinsics @ pixel_from_uv
     numbers = (focal, focal, cx - 0.5, cy - 0.5, 64, 48)
     distance = np.linalg.norm(plane_points(*numbers), axis=1).reshape(48, 64)
-    write.hypersim(tmp_path, distance, ray_from_uv)
+    write.hypersim(tmp_path, distance, ray_from_uv, "<f8")
     sample = read_only("hypersim", tmp_path)
     np.testing.assert_allclose(sample.depth, plane_z(*numbers), rtol=1e-6)
     found = sample.meta.camera
@@ -79,7 +79,7 @@ MAKERS_ROWS = {
 @pytest.mark.parametrize("scene", MAKERS_ROWS)
 def test_hypersim_rows_are_tilted_lenses_with_square_pixels(scene):
     lens_shift, horizontal_shift, numbers = MAKERS_ROWS[scene]
-    camera, z_per_distance = straighten(np.array(numbers).reshape(3, 3), 1024, 768, HERE)
+    camera, z_per_distance = straighten(numbers, 1024, 768)
     assert camera.fy == pytest.approx(camera.fx, rel=1e-6)
     assert camera.cy == pytest.approx(384 + camera.fx * lens_shift, abs=1e-3)
     assert camera.cx == pytest.approx(512 - camera.fx * horizontal_shift, abs=1e-3)

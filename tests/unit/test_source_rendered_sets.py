@@ -35,7 +35,7 @@ class Case:
 
 FOCAL_TASKONOMY = 32 / math.tan(0.6)
 CASES = {
-    "hypersim": Case(Camera(55, 55, 32, 24), "ai_001_002/cam_00/frame_0007", "ai_001_002", sky=False, stored_as_ray=True),
+    "hypersim": Case(Camera(55, 55, 32, 24), "ai_001_002/cam_00/frame_0007", "ai_001_002", relative=2**-11, sky=False, stored_as_ray=True),
     "virtual_kitti": Case(Camera(60.5, 58.5, 32, 24), "Scene01/15-deg-left/Camera_0/00003", "Scene01", absolute=0.0051),
     "tartanair": Case(Camera(32, 32, 32, 24), "hospital/Easy/P001/000002_left", "hospital"),
     "tartanair_v2": Case(Camera(32, 32, 32, 24), "Hospital/Data_hard/P004/000002_rcam_top", "Hospital"),
