@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
+import subprocess
+import sys
 import urllib.parse
 
 import pytest
@@ -45,6 +48,20 @@ def test_command_lists_and_prints(capsys):
     assert row.split()[1:5] == ["rendered", "exact", "z", "yes"]
     assert main(["sources", "--markdown"]) == 0
     assert capsys.readouterr().out == as_markdown()
+
+
+def test_the_catalogue_needs_no_optional_library(repository):
+    """What the extra 'sources' installs is asked for when a source is made, not when it is listed."""
+    config = configparser.ConfigParser()
+    config.read(repository / "setup.cfg")
+    modules = config["options.extras_require"]["sources"].split()
+    assert {"h5py", "OpenEXR"} <= set(modules)
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules})); from data_shards.sources.catalogue import as_text; print(as_text())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == as_text()
 
 
 def test_update_replaces_only_the_catalogue(tmp_path):
