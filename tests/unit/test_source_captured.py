@@ -12,6 +12,7 @@ import scipy.io
 from PIL import Image
 from source_fixtures import plane_z, write_codes, write_colour
 
+from data_shards.samples import check_sample
 from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.booster import Booster
@@ -30,7 +31,10 @@ def read_all(source):
     source = pickle.loads(pickle.dumps(source))
     items = source.items()
     assert json.dumps([item.payload for item in items])
-    return {item.key: source.read(item)[0] for item in items}
+    samples = {item.key: source.read(item)[0] for item in items}
+    for sample in samples.values():
+        check_sample(sample)
+    return samples
 
 
 def read_only(source):

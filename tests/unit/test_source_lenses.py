@@ -22,6 +22,7 @@ from lens_fixtures import (
 from PIL import Image
 from source_fixtures import PLANE_DISTANCE_M, PLANE_NORMAL, write_codes
 
+from data_shards.samples import check_sample
 from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.colmap import Colmap
@@ -47,6 +48,7 @@ def read_only(source):
     (item,) = source.items()
     item = type(item)(item.key, json.loads(json.dumps(item.payload)))
     (sample,) = source.read(item)
+    check_sample(sample)
     return sample
 
 

@@ -13,6 +13,10 @@ import pytest
 from PIL import Image
 from source_fixtures import plane_z, write_codes, write_colour
 
+from data_shards.cli import main
+from data_shards.index import list_shards
+from data_shards.reading import read_samples
+from data_shards.samples import check_sample
 from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.arkitscenes import ArkitScenes
 from data_shards.sources.base import RejectedSample
@@ -30,7 +34,10 @@ def read_all(source):
     source = pickle.loads(pickle.dumps(source))
     items = source.items()
     assert json.dumps([item.payload for item in items])
-    return {item.key: source.read(item)[0] for item in items}
+    samples = {item.key: source.read(item)[0] for item in items}
+    for sample in samples.values():
+        check_sample(sample)
+    return samples
 
 
 def confidence_levels():
@@ -295,3 +302,18 @@ def test_stray_scanner_bad_input(tmp_path):
     (other / "rgb.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(RejectedSample, match=r"rgb\.mp4: not a readable video"):
         source.read(source.items()[0])
+
+
+def test_a_recording_becomes_shards(tmp_path):
+    """Worker processes, the writer and a reader: prompt and confidence come back as they went in."""
+    folder = write_stray(tmp_path / "scan")
+    call = ["build", "stray_scanner", "--input", str(folder), "--output", str(tmp_path / "shards"), "--set", "every=8", "--workers", "2"]
+    assert main([*call, "--quiet"]) == 0
+    assert main(["verify", str(tmp_path / "shards"), "--quiet"]) == 0
+    expected = read_all(StrayScanner(folder, every=8))
+    stored = {row.sample.meta.key: row.sample for row in read_samples(list_shards(tmp_path / "shards"), None, "test", quiet=True)}
+    assert sorted(stored) == sorted(expected)
+    for key, sample in stored.items():
+        assert np.array_equal(sample.prompt, expected[key].prompt, equal_nan=True)
+        np.testing.assert_allclose(sample.confidence, expected[key].confidence, atol=0.5 / 255)
+        assert sample.meta.group == "scan" and sample.meta.camera == expected[key].meta.camera
