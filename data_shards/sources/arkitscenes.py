@@ -88,8 +88,8 @@ class ArkitScenes(FrameFiles):
             near_lidar, near_camera = _nearest(depths, lidar), _nearest(depths, cameras)
             for time, path in depths.items():
                 more = {"lidar": near_lidar.get(time), "pincam": near_camera.get(time), "has_cameras": bool(cameras)}
-                key = (video.resolve().name, path.stem)
-                yield self._item(root, key, visits.get(key[0], key[0]), colours / path.name, path, **more)
+                name = path.stem.rsplit("_", 1)[0]  # the folder is called so too, but VIDEO_frames in the 3dod download
+                yield self._item(root, (name, path.stem), visits.get(name, name), colours / path.name, path, **more)
 
     def read(self, item: SourceItem) -> list[Sample]:
         """The frame as one sample, with the lidar map nearest in time as its prompt."""

@@ -1,9 +1,9 @@
 """NYU Depth v2, the labelled set: one Matlab 7.3 (HDF5) file, ``nyu_depth_v2_labeled.mat``, with 1449 frames of 640x480.
 
 HDF5 shows Matlab's axes in reverse: ``images`` (1449, 3, 640, 480) uint8, ``rawDepths`` and ``depths`` (1449, 640, 480) float32 metres, so
-every frame is transposed. ``rawDepths`` is what Kinect measured, projected to colour, 0 = not measured; ``depths`` has its holes filled
-by a colourisation algorithm, so that what stands there was never measured. ``depth=raw`` is the default; 'filled' is not a capture
-(its label kind says reconstructed). Both are z.
+every frame is transposed. ``rawDepths`` is what Kinect measured, projected to colour, 0 = not measured, 10 = the toolbox's cap (further
+away, nobody knows how far); ``depths`` has its holes filled by a colourisation algorithm, so that what stands there was never measured.
+``depth=raw`` is the default; 'filled' is not a capture (its label kind says reconstructed). Both are z.
 
 The camera is that of the makers' toolbox, which undistorted the images. The toolbox counts pixels from 1 when it projects depth to colour,
 so 0.5 is *subtracted* here. ``scenes`` names the room (``kitchen_0004``): the group. ``split=train|test`` takes the official 795 or 654
@@ -30,6 +30,7 @@ from data_shards.sources.record import SourceRecord, TrustTier
 FILE_NAME = "nyu_depth_v2_labeled.mat"
 DEPTHS = {"raw": ("rawDepths", LabelKind.CAPTURED), "filled": ("depths", LabelKind.RECONSTRUCTED)}
 SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
+CAP_M = 10.0
 # fx_rgb, fy_rgb, cx_rgb, cy_rgb of the toolbox, whose first pixel is (1, 1)
 CAMERA = Camera(518.857901, 519.469611, 325.582449 - 0.5, 253.736166 - 0.5)
 
@@ -45,7 +46,7 @@ class NyuV2:
         layout="nyu_depth_v2_labeled.mat; splits.mat beside it for split=train or test",
         unit="m",
         encoding="HDF5 (Matlab 7.3), float32 (frames, 640, 480), transposed",
-        invalid_codes="0 (rawDepths)",
+        invalid_codes="0 (rawDepths), 10 and more",
         depth_type=DepthType.Z,
         camera="the toolbox's: 518.86, 519.47, 325.58, 253.74",
         first_pixel="(1, 1)",
@@ -104,11 +105,13 @@ class NyuV2:
             raise RejectedSample(f"{path}: frame {frame + 1} of {dataset} cannot be read ({error}); fetch the file again") from error
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or depth.shape != image.shape[1:]:
             raise RejectedSample(f"{path}: frame {frame + 1} has image {image.dtype} {image.shape} and depth {depth.shape}; fetch it again")
+        depth_m = positive_or_nan(depth.T)
+        depth_m[depth_m >= CAP_M] = np.nan
         sample = make_sample(
             item.key,
             self.name,
             encode_colour(image.transpose(2, 1, 0)),
-            positive_or_nan(depth.T),
+            depth_m,
             path,
             camera=CAMERA,
             group=item.payload["group"],

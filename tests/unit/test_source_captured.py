@@ -168,7 +168,7 @@ def write_nyu(folder, scenes=("kitchen_0004", "kitchen_0004", "office_0001a")):
     plane = plane_z(518.857901, 519.469611, 325.582449 - 1, 253.736166 - 1, 640, 480)
     raw = np.stack([plane.T + n for n in range(count)]).astype(np.float32)
     filled = raw.copy()
-    raw[:, :7] = 0
+    raw[:, :7], raw[:, 630:] = 0, 10
     folder.mkdir(parents=True, exist_ok=True)
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
         file["images"], file["rawDepths"], file["depths"] = images, raw, filled
@@ -186,8 +186,8 @@ def test_nyu_v2(tmp_path):
         samples = read_all(NyuV2(place))
         assert list(samples) == ["kitchen_0004/0001", "kitchen_0004/0002", "office_0001a/0003"]
         for n, sample in enumerate(samples.values()):
-            np.testing.assert_allclose(sample.depth[:, 7:], plane[:, 7:] + n, rtol=1e-6)
-            assert np.isnan(sample.depth[:, :7]).all()
+            np.testing.assert_allclose(sample.depth[:, 7:630], plane[:, 7:630] + n, rtol=1e-6)
+            assert np.isnan(sample.depth[:, :7]).all() and np.isnan(sample.depth[:, 630:]).all(), "neither missing nor capped is a depth"
             assert tuple(pixels_of(sample)[100, 200]) == (50, 50, n), "columns and rows are not mixed up, red is red"
             camera = sample.meta.camera
             assert (camera.cx, camera.cy) == pytest.approx((325.082449, 253.236166))

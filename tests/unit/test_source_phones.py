@@ -97,9 +97,12 @@ def test_arkitscenes_groups_by_visit(tmp_path):
 
 
 def test_arkitscenes_lidar_alone(tmp_path):
-    write_arkitscenes(tmp_path)
+    """Also as the 3dod download lays it out, with a folder VIDEO_frames."""
+    video = write_arkitscenes(tmp_path)
+    video.rename(video.with_name("47333462_frames"))
     samples = read_all(ArkitScenes(tmp_path, depth="lidar", every=2))
-    (sample,) = samples.values()
+    ((key, sample),) = samples.items()
+    assert key == "47333462/47333462_10_096" and sample.meta.group == "47333462"
     assert sample.meta.image_size == LIDAR and sample.meta.camera is None, "this fixture has no lowres_wide_intrinsics"
     assert np.array_equal(sample.depth, sample.prompt, equal_nan=True) and sample.prompt is not sample.depth
     np.testing.assert_array_equal(sample.confidence, confidence_levels() / 2)
