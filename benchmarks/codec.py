@@ -2,8 +2,8 @@
 
     python benchmarks/codec.py SHARDS_OR_RAW [SHARDS_OR_RAW ...] [--samples 40] [--rounds 9]
 
-Reads folders of shards, or raw frames in the layout of ``data_shards/sources/simple.py`` (KEY.rgb.jpg, KEY.depth.png, KEY.json). Every codec
-gets the same 16-bit codes and gives the same float32 depth. PNG is written twice, as OpenCV does by default (larger) and as Pillow
+Reads folders of shards, or raw frames in the layout of ``data_shards/sources/simple.py`` (KEY.rgb.jpg, KEY.depth.png, KEY.json). Every
+codec gets the same 16-bit codes and gives the same float32 depth. PNG is written twice, as OpenCV does by default (larger) and as Pillow
 does (smaller), and each file is read by both; a row's PNG time is that of the file that OpenCV wrote, by the faster reader. Other
 libraries are measured where they are installed (zstandard, imagecodecs). All decoders of a frame take turns for ``--rounds`` rounds,
 and a decoder's time is its median, so that a busy machine slows all of them. Prints one row per source and kind of map (lidar:
@@ -184,9 +184,8 @@ def main() -> None:
                     totals.add({name: contender.size for name, contender in found.items()}, seconds)
                 bar.update()
     print(f"\n{'':44s}{'':7s}{'KB a frame':>27s}{'ms a frame':>18s}{'ours smaller than':>20s}{'faster':>10s}")
-    print(
-        f"{'source':44s}{'frames':>7s}{'png':>9s}{'Pillow':>9s}{'ours':>9s}{'png':>9s}{'ours':>9s}{'png':>10s}{'Pillow':>10s}{'than png':>10s}"
-    )
+    heads = "".join(f"{head:>9s}" for head in ("png", "Pillow", "ours", "png", "ours"))
+    print(f"{'source':44s}{'frames':>7s}{heads}{'png':>10s}{'Pillow':>10s}{'than png':>10s}")
     for (source, kind), totals in sorted(rows.items()):
         print(totals.line(f"{source}, {kind}"))
     for kind, totals in sorted(sums.items()):
