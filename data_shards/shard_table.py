@@ -22,8 +22,10 @@ from pathlib import Path
 from data_shards.atomic import write_atomically
 from data_shards.index import ShardIndex, check_size, index_path, list_shards, load_index
 from data_shards.storage.address import RemotePath, ShardPath, shard_path
+from data_shards.storage.options import StorageOptions
 from data_shards.storage.retry import MissingFileError
 from data_shards.storage.storage import Storage, default_storage
+from data_shards.storage.watch import begin_read, in_time, path_bytes
 
 TABLE_FILE = "shards.json"
 TABLE_VERSION = 1
@@ -63,13 +65,23 @@ def open_table(folder: ShardPath | str, storage: Storage | None = None) -> list[
 
     Raises:
         ValueError: see ``shards_in``; a shard or its index is missing or damaged, named.
-        StorageError: the store cannot be reached.
+        OSError: the store cannot be reached, or a local read does not come back.
     """
     path = shard_path(folder)
     if isinstance(path, RemotePath):
         return _open_remote(path, storage or default_storage())
-    paths, table = list_shards(path), _local_table(path)
-    return [(tar, _fresh_row(tar, table.get(tar.name)) or _row(load_index(tar))) for tar in paths]
+    limit_s = (StorageOptions() if storage is None else storage.options).give_up_after_s
+    return in_time(lambda: _open_local(path), limit_s)
+
+
+def _open_local(folder: Path) -> list[tuple[ShardPath, ShardRow]]:
+    begin_read(path_bytes(folder))
+    paths, table = list_shards(folder), _local_table(folder)
+    opened: list[tuple[ShardPath, ShardRow]] = []
+    for tar in paths:
+        begin_read(path_bytes(tar))
+        opened.append((tar, _fresh_row(tar, table.get(tar.name)) or _row(load_index(tar))))
+    return opened
 
 
 def write_table(folder: Path) -> list[ShardRow]:

@@ -21,7 +21,7 @@ class StorageError(OSError):
     """Bytes cannot be had: the store is away, refuses, or the file has gone. The message names the address."""
 
 
-class MissingFileError(StorageError):
+class MissingFileError(StorageError, FileNotFoundError):
     """The store answers, and there is no such file."""
 
 

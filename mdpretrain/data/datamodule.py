@@ -14,8 +14,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from data_shards.mixture import MixtureSource
+from data_shards.storage.options import StorageOptions
+from data_shards.storage.storage import Storage
 from mdpretrain.data.evaluation_stream import EvaluationLoader, evaluation_loader
 from mdpretrain.data.faults import FaultBudget, FaultLog
+from mdpretrain.data.fetch_ahead import FetchAhead, Node, NodeDraws
 from mdpretrain.data.ledger import DeliveryRecord, LedgerWriter, next_session, session_folder, write_plan
 from mdpretrain.data.mixture import GlobalOrder, check_names
 from mdpretrain.data.order import ShuffleOptions
@@ -29,6 +32,7 @@ STATE_VERSION = 2
 DEFAULT_AUGMENTATION = Augmentation()
 DEFAULT_SHUFFLE = ShuffleOptions()
 DEFAULT_FAULTS = FaultBudget()
+DEFAULT_STORAGE = StorageOptions()
 
 
 class ShardDataModule(LightningDataModule):
@@ -53,6 +57,7 @@ class ShardDataModule(LightningDataModule):
         bad_sample_file: where they are listed; by default ``bad_samples.jsonl`` in the trainer's root folder.
         on_mixture_change: what a resume does whose mixture, seed, batch size or shuffling is not the checkpoint's: "refuse" it;
             "continue" with the new order from here, each unchanged source where it stands; "restart" the new order here.
+        storage: how remote shards are read (docs/storage.md); nothing of it changes what is read.
         pin_memory: page-locked batches; by default where there is a GPU.
     """
 
@@ -72,6 +77,7 @@ class ShardDataModule(LightningDataModule):
         faults: FaultBudget = DEFAULT_FAULTS,
         bad_sample_file: str | None = None,
         on_mixture_change: OnMixtureChange = "refuse",
+        storage: StorageOptions = DEFAULT_STORAGE,
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
@@ -90,6 +96,7 @@ class ShardDataModule(LightningDataModule):
         self.fault_budget = faults
         self.bad_sample_file = bad_sample_file
         self.on_mixture_change = on_mixture_change
+        self.storage = Storage(storage)
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.ledger_folder: Path | None = None
         self.order: GlobalOrder | None = None
@@ -113,7 +120,7 @@ class ShardDataModule(LightningDataModule):
             self._open_mixture()
         if stage in (None, "fit", "validate", "test"):
             for folder in self.val_folders:
-                ShardFolder(folder)
+                ShardFolder(folder, storage=self.storage)
 
     def train_dataloader(self) -> TrainingLoader:
         assert self.order is not None, "Lightning calls setup first"
@@ -131,13 +138,14 @@ class ShardDataModule(LightningDataModule):
         base = None if self._restored is None else self._restored["delivered"]
         record = DeliveryRecord(self.order.names, self._fault_log(), base, self._open_ledger(first_step), self._join)
         self._loader = TrainingLoader(
-            TrainingBatches(self.order, readers, options, pipeline, share, budgets),
+            TrainingBatches(self.order, readers, options, pipeline, share, budgets, self._fetch_ahead(readers, share)),
             self._epoch_length(),
             self.num_workers,
             record,
             consumed=None if self.trainer is None else self._finished_steps,
             first_step=first_step,
             pin_memory=self.pin_memory,
+            give_up_after_s=self.storage.options.give_up_after_s,
         )
         return self._loader
 
@@ -157,6 +165,7 @@ class ShardDataModule(LightningDataModule):
             faults=self._fault_log(),
             pin_memory=self.pin_memory,
             in_step=True,
+            storage=self.storage,
         )
 
     def test_dataloader(self) -> EvaluationLoader | list[Any]:
@@ -212,7 +221,7 @@ class ShardDataModule(LightningDataModule):
     def _open_mixture(self) -> None:
         rank, _ = self._layout()
         check_names([source.called for source in self.train_sources])
-        readers = [SourceReader(source, thorough=rank == 0) for source in self.train_sources]
+        readers = [SourceReader(source, rank == 0, self.storage) for source in self.train_sources]
         self._readers = {reader.name: reader for reader in readers}
         self._legs = [first_leg(readers, self.seed, self.batch_size, self.shuffle)]
         self.order = self._legs[-1].order({name: reader.shard_sizes for name, reader in self._readers.items()})
@@ -257,6 +266,17 @@ class ShardDataModule(LightningDataModule):
                 f"trainer.max_steps {self.trainer.max_steps} needs {share.start(batches)} samples, but the mixture ends after "
                 f"{self.order.end}, when every source has been shown as often as its max_passes allows; raise one, or train fewer steps"
             )
+
+    def _fetch_ahead(self, readers: list[SourceReader], share: Share) -> FetchAhead | None:
+        """None where all shards are local."""
+        if not any(reader.remote for reader in readers):
+            return None
+        assert self.order is not None
+        node = Node(share.rank, share.rank, 1)
+        if self.trainer is not None:
+            node = Node(share.rank, share.rank - self.trainer.local_rank, self.trainer.num_devices)
+        draws, samples = NodeDraws(self.order, share, node), share.batch_size // share.world_size * node.ranks
+        return FetchAhead(draws, readers, self.storage.options.prefetch_samples, samples, node, share.first_step)
 
     def _layout(self) -> tuple[int, int]:
         """(rank, number of processes)"""

@@ -19,11 +19,16 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from data_shards.storage.address import is_remote
+from data_shards.storage.storage import Storage, default_storage
+from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
 from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog
+from mdpretrain.data.fetch_ahead import FetchAhead
+from mdpretrain.data.patience import next_in_time
 from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import ShardFolder, dataset_name
-from mdpretrain.data.training_stream import Delivery, make_loader
+from mdpretrain.data.training_stream import DEFAULT_STORAGE, Delivery, make_loader
 from mdpretrain.structures import DepthBatch
 
 
@@ -44,11 +49,12 @@ def evaluation_loader(
     faults: FaultLog | None = None,
     pin_memory: bool = False,
     in_step: bool = False,
+    storage: Storage | None = None,
 ) -> EvaluationLoader:
     """Every sample of ``folders`` once.
 
     Args:
-        folders: folders of shards.
+        folders: folders of shards, or their addresses.
         image_size: (height, width); None keeps each image's whole view at ``long_side``, one image per batch.
         batch_size: images per batch of this process.
         prompt: sparse prompts for metric samples, seeded by (seed, key).
@@ -62,13 +68,15 @@ def evaluation_loader(
         faults: where bad samples are counted; they are left out of their batch.
         pin_memory: for a GPU.
         in_step: every process yields the same number of batches, fillers included; needs ``image_size``.
+        storage: what remote folders are read with; the default options unless given.
 
     Raises:
         ValueError: a folder or shard is missing or damaged, nothing matches ``include``, or batch_size > 1 with image_size None.
     """
     if batch_size < 1 or (image_size is None and batch_size != 1):
         raise ValueError(f"batch_size {batch_size}: whole images (image_size null) have their own sizes, use 1; else at least 1")
-    opened = [ShardFolder(folder, fields) for folder in folders]
+    storage = storage or default_storage()
+    opened = [ShardFolder(folder, fields, storage) for folder in folders]
     items = _list_items(opened, include)
     if not items:
         raise ValueError(f"no sample in {', '.join(map(str, folders)) or 'an empty list of folders'} matches {list(include or ['*'])}")
@@ -79,27 +87,42 @@ def evaluation_loader(
     batches = _split(own, batch_size, number)
     if in_step:
         batches += [[]] * (number - len(batches))
-    names = [dataset_name(folder) for folder in folders]
+    names = [dataset_name(folder, storage) for folder in folders]
     dataset = _EvaluationBatches(opened, names, batches, pipeline, limits or RowOptions(), items if in_step else None)
-    return EvaluationLoader(dataset, len(own), num_workers, faults or FaultLog(None), pin_memory)
+    if any(is_remote(folder) for folder in folders):
+        plan = [[item for _, item in batch] for batch in batches]
+        ahead = storage.options.prefetch_samples
+        dataset.ahead = FetchAhead(plan.__getitem__, opened, ahead, batch_size, last_step=len(plan))
+    return EvaluationLoader(dataset, len(own), num_workers, faults or FaultLog(None), pin_memory, storage.options.give_up_after_s)
 
 
 class EvaluationLoader:
     """Iterable of batches; each ``iter()`` is one whole pass. ``samples`` is how many samples this process's pass has."""
 
-    def __init__(self, dataset: _EvaluationBatches, samples: int, num_workers: int, faults: FaultLog, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        dataset: _EvaluationBatches,
+        samples: int,
+        num_workers: int,
+        faults: FaultLog,
+        pin_memory: bool,
+        give_up_after_s: float = DEFAULT_STORAGE.give_up_after_s,
+    ) -> None:
         self.dataset = dataset
         self.samples = samples
         self.num_workers = num_workers
         self.faults = faults
         self.pin_memory = pin_memory
+        self.give_up_after_s = give_up_after_s
 
     def __len__(self) -> int:
         return len(self.dataset.batches)
 
     def __iter__(self) -> Iterator[DepthBatch]:
-        loader = make_loader(self.dataset, range(len(self)), self.num_workers, self.pin_memory)
-        for delivery in loader:
+        watch = ReadWatch(self.num_workers) if self.num_workers else None
+        iterator = iter(make_loader(self.dataset, range(len(self)), self.num_workers, self.pin_memory, watch))
+        for _ in range(len(self)):
+            delivery = next_in_time(iterator, watch, self.give_up_after_s)
             self.faults.record(delivery.bad_samples)
             if delivery.fatal is not None:
                 raise ValueError(delivery.fatal)
@@ -129,8 +152,11 @@ class _EvaluationBatches(Dataset):
         self.pipeline = pipeline
         self.limits = limits
         self.fill_from = fill_from
+        self.ahead: FetchAhead | None = None
 
     def __getitem__(self, number: int) -> Delivery:
+        if self.ahead is not None:
+            self.ahead.reach(number)
         delivery = Delivery(None, [], [])
         rows = []
         try:

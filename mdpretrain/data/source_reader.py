@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from data_shards.mixture import MixtureSource, select
 from data_shards.samples import members_to_sample
 from data_shards.schema import Sample
 from data_shards.sidecars import check_keys, check_shards, join_members
+from data_shards.storage.address import is_remote
+from data_shards.storage.storage import Storage
 from mdpretrain.data.faults import FatalSourceError
 from mdpretrain.data.shard_folder import ShardFolder
 
@@ -23,21 +24,22 @@ class SourceReader:
 
     Args:
         source: the row.
+        storage: what remote folders are read with; the default options unless given.
         thorough: also compare the keys of all sidecars with the shards' now (reads every index); otherwise when they are read.
 
     Raises:
         ValueError: a folder or shard is missing or damaged, a sidecar does not fit, or no sample passes the filters.
     """
 
-    def __init__(self, source: MixtureSource, thorough: bool = True) -> None:
+    def __init__(self, source: MixtureSource, thorough: bool = True, storage: Storage | None = None) -> None:
         self.source = source
         self.path = source.path
         self.name = source.called
-        self.folder = ShardFolder(source.path)
-        self.sidecars = [ShardFolder(path) for path in source.sidecars]
-        names = [Path(shard).name for shard in self.folder.shards]
+        self.folder = ShardFolder(source.path, storage=storage)
+        self.sidecars = [ShardFolder(path, storage=storage) for path in source.sidecars]
+        names = [shard.name for shard in self.folder.shards]
         for sidecar in self.sidecars:
-            own = dict(zip((Path(shard).name for shard in sidecar.shards), sidecar.shard_sizes))
+            own = dict(zip((shard.name for shard in sidecar.shards), sidecar.shard_sizes))
             check_shards(self.path, names, self.folder.shard_sizes, sidecar.path, own)
         if thorough and self.sidecars:
             for _ in self._indexes():
@@ -85,6 +87,17 @@ class SourceReader:
                 )
             members = join_members(key, members, extra)
         return members_to_sample(key, members, self.folder.fields)
+
+    @property
+    def remote(self) -> bool:
+        """Whether any of its folders is."""
+        return is_remote(self.path) or any(is_remote(sidecar.path) for sidecar in self.sidecars)
+
+    def fetch_ahead(self, indices: Sequence[int], part: int, parts: int) -> None:
+        """See ``ShardFolder.fetch_ahead``."""
+        places = [self._place(index) for index in indices]
+        for folder in (self.folder, *self.sidecars):
+            folder.fetch_ahead(places, part, parts)
 
     def where(self, index: int) -> tuple[str, str]:
         """(shard file, key) of sample ``index``, for messages."""

@@ -19,12 +19,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_shards.schedule import MixtureExhausted
 from data_shards.schema import Sample
+from data_shards.storage.options import StorageOptions
+from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
 from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceError, FaultBudget, judge
 from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
+from mdpretrain.data.patience import POLL_S, Watched, next_in_time
 from mdpretrain.data.pipeline import Row, RowOptions, SamplePipeline
 from mdpretrain.structures import DepthBatch
+
+DEFAULT_STORAGE = StorageOptions()
 
 
 @dataclasses.dataclass
@@ -55,6 +60,13 @@ class Samples(Protocol):
     def sample(self, index: int) -> Sample: ...
 
     def where(self, index: int) -> tuple[str, str]: ...
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """``fetch_ahead.FetchAhead``."""
+
+    def reach(self, step: int) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +109,7 @@ class TrainingBatches(Dataset):
         readers, options, budgets: of the rows of the mixture, in the order of ``order.names``.
         pipeline: sample -> row of a batch.
         share: this process's part.
+        ahead: has remote samples fetched before they are read.
     """
 
     def __init__(
@@ -107,6 +120,7 @@ class TrainingBatches(Dataset):
         pipeline: SamplePipeline,
         share: Share,
         budgets: Sequence[FaultBudget],
+        ahead: Ahead | None = None,
     ) -> None:
         assert len(readers) == len(options) == len(budgets) == len(order.names)
         self.order = order
@@ -115,8 +129,11 @@ class TrainingBatches(Dataset):
         self.pipeline = pipeline
         self.share = share
         self.budgets = list(budgets)
+        self.ahead = ahead
 
     def __getitem__(self, step: int) -> Delivery:
+        if self.ahead is not None:
+            self.ahead.reach(step)
         delivery = Delivery(None, [], [])
         rows = []
         try:
@@ -163,6 +180,7 @@ class TrainingLoader:
         consumed: reports the steps that training has finished; without it a step is finished when the next batch is asked for.
         first_step: where to start.
         pin_memory: copy batches to page-locked memory, for a GPU.
+        give_up_after_s: seconds after which a local read that does not come back ends the run.
     """
 
     def __init__(
@@ -174,6 +192,7 @@ class TrainingLoader:
         consumed: Callable[[], int] | None = None,
         first_step: int = 0,
         pin_memory: bool = False,
+        give_up_after_s: float = DEFAULT_STORAGE.give_up_after_s,
     ) -> None:
         self.batches = batches
         self.length = length
@@ -182,6 +201,8 @@ class TrainingLoader:
         self.consumed = consumed
         self.next_step = first_step
         self.pin_memory = pin_memory
+        self.give_up_after_s = give_up_after_s
+        self._watch = ReadWatch(num_workers) if num_workers else None
         self._iterator: Iterator[Delivery] | None = None  # by this name Lightning finds and ends the workers at the end of fit
 
     def __len__(self) -> int:
@@ -193,12 +214,13 @@ class TrainingLoader:
 
     def _deliver(self) -> DepthBatch:
         if self._iterator is None:
-            self._iterator = iter(make_loader(self.batches, _StepsFrom(self.next_step), self.num_workers, self.pin_memory))
+            steps = _StepsFrom(self.next_step)
+            self._iterator = iter(make_loader(self.batches, steps, self.num_workers, self.pin_memory, self._watch))
         step = self.next_step
         self.record.settle(self.finished_steps())
         if step % JUDGE_EVERY_STEPS == 0 and step > self.batches.share.first_step:
             self._judge(step)
-        delivery = next(self._iterator)
+        delivery = next_in_time(self._iterator, self._watch, self.give_up_after_s)
         if delivery.fatal is not None:
             self.record.faults.record(delivery.bad_samples)
             raise ValueError(delivery.fatal)
@@ -229,20 +251,23 @@ class _StepsFrom(Sampler[int]):
         return itertools.count(self.first)
 
 
-def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_memory: bool) -> DataLoader:
+def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_memory: bool, watch: ReadWatch | None = None) -> DataLoader:
     """A DataLoader that passes on what the dataset returns for each index of the sampler, in the sampler's order.
+
+    With ``watch``, for as many workers, its iterator is for ``next_in_time``.
 
     It has a generator of its own: by default every new iterator draws a number from torch's global one, and a resumed run,
     which makes its iterators at other moments, would then see other dropout than an undisturbed one.
     """
     return DataLoader(
-        dataset,
+        dataset if watch is None else Watched(dataset, watch),
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=_pass_on,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
+        timeout=0 if watch is None else POLL_S,
         generator=torch.Generator(),
     )
 
