@@ -21,9 +21,10 @@ from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.raw_containers import read_exr
 from data_shards.sources.raw_files import ColourImage
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.rendered_depth import rendered_disparity
+from data_shards.sources.rendered_depth import fixed_camera, rendered_disparity
 
 BASELINE_M = 0.1
+CAMERA, SIZE = Camera(480, 480, 480, 270), (960, 540)
 
 
 @dataclasses.dataclass
@@ -63,6 +64,6 @@ class Irs(FrameFiles):
             yield self._item(root, (group, frame), group, disparity.with_name(f"l_{frame}.png"), disparity)
 
     def _depth_and_camera(self, frame: dict[str, Any], colour: ColourImage) -> tuple[np.ndarray, Camera]:
-        camera = Camera(colour.width / 2, colour.width / 2, colour.width / 2, colour.height / 2)  # 480 px at the makers' 960
+        camera = fixed_camera(CAMERA, SIZE, colour, self.input_path / frame["colour"])
         disparity = read_exr(self.input_path / frame["depth"])
         return rendered_disparity(disparity, camera.fx, BASELINE_M, self.sky_from_m), camera

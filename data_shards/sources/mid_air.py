@@ -22,7 +22,9 @@ from data_shards.sources.base import SourceItem
 from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.raw_files import ColourImage, read_codes
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.rendered_depth import rendered_depth
+from data_shards.sources.rendered_depth import fixed_camera, rendered_depth
+
+CAMERA, SIZE = Camera(512, 512, 512, 512), (1024, 1024)
 
 
 @dataclasses.dataclass
@@ -63,6 +65,5 @@ class MidAir(FrameFiles):
 
     def _depth_and_camera(self, frame: dict[str, Any], colour: ColourImage) -> tuple[np.ndarray, Camera]:
         distance = read_codes(self.input_path / frame["depth"]).view(np.float16)
-        return rendered_depth(distance, self.sky_from_m), Camera(
-            *(size / 2 for size in (colour.width, colour.width, colour.width, colour.height))
-        )
+        camera = fixed_camera(CAMERA, SIZE, colour, self.input_path / frame["colour"])
+        return rendered_depth(distance, self.sky_from_m), camera

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_shards.schema import Camera
 from data_shards.sources.base import RejectedSample
+from data_shards.sources.raw_files import ColourImage
 
 CENTRE_TOLERANCE_PX = 0.01
 MAXIMUM_SHIFT = 0.1  # of the image's size: beyond any lens shift of the rendered sets, below any change of resolution
@@ -30,6 +31,21 @@ def rendered_disparity(disparity_px: np.ndarray, focal_px: float, baseline: floa
     disparity = disparity_px.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return rendered_depth(np.where(disparity >= 0, focal_px * baseline / np.abs(disparity), np.nan), sky_from)
+
+
+def fixed_camera(camera: Camera, size: tuple[int, int], colour: ColourImage, path: Path) -> Camera:
+    """The one camera of a set, known for its maker's image ``size`` (width, height), at the size of this image: a copy that was made
+    smaller shows the same field of view.
+
+    Raises:
+        RejectedSample: the image has another shape, so it was cropped or is not of this set.
+    """
+    width, height = size
+    if abs(colour.width / width * height - colour.height) >= 1:
+        raise RejectedSample(
+            f"{path}: {colour.width}x{colour.height} is not the shape of the set's {width}x{height} images; fetch it"
+        )
+    return camera.scaled(colour.width / width, colour.height / height)
 
 
 def rendered_camera(intrinsics: Sequence[float] | np.ndarray, width: int, height: int, path: Path) -> Camera:

@@ -25,9 +25,9 @@ from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.raw_depth import depth_from_codes
 from data_shards.sources.raw_files import ColourImage, read_pixels
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.rendered_depth import rendered_camera
+from data_shards.sources.rendered_depth import fixed_camera
 
-SEQUENCE_CAMERA = (532.740352, 532.740352, 640.0, 380.0)
+CAMERA, SIZE = Camera(532.740352, 532.740352, 640, 380), (1280, 760)
 SKY_CODE = 65535
 CODES_PER_METRE = 100.0
 
@@ -84,5 +84,5 @@ class Synthia(FrameFiles):
             codes = codes[:, :, 0]
         depth = depth_from_codes(codes, CODES_PER_METRE)
         depth[codes == SKY_CODE] = np.inf
-        camera = rendered_camera(SEQUENCE_CAMERA, colour.width, colour.height, path) if frame["calibrated"] else None
+        camera = fixed_camera(CAMERA, SIZE, colour, self.input_path / frame["colour"]) if frame["calibrated"] else None
         return depth, camera

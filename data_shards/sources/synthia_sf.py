@@ -20,9 +20,9 @@ from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.raw_depth import depth_from_codes
 from data_shards.sources.raw_files import ColourImage, read_pixels
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.rendered_depth import rendered_camera
+from data_shards.sources.rendered_depth import fixed_camera
 
-CAMERA = (847.630211643, 847.630211643, 960.0, 540.0)
+CAMERA, SIZE = Camera(847.630211643, 847.630211643, 960, 540), (1920, 1080)
 SKY_CODE = 2**24 - 1
 CODES_PER_METRE = SKY_CODE / 1000.0
 
@@ -69,4 +69,4 @@ class SynthiaSf(FrameFiles):
         codes = pixels[:, :, :3].astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
         depth = depth_from_codes(codes, CODES_PER_METRE)
         depth[codes == SKY_CODE] = np.inf
-        return depth, rendered_camera(CAMERA, colour.width, colour.height, path)
+        return depth, fixed_camera(CAMERA, SIZE, colour, self.input_path / frame["colour"])

@@ -22,7 +22,9 @@ from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.raw_arrays import read_npy
 from data_shards.sources.raw_files import ColourImage
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.rendered_depth import rendered_depth
+from data_shards.sources.rendered_depth import fixed_camera, rendered_depth
+
+CAMERA, SIZE = Camera(320, 320, 320, 240), (640, 480)
 
 
 @dataclasses.dataclass
@@ -66,5 +68,4 @@ class TartanAir(FrameFiles):
 
     def _depth_and_camera(self, frame: dict[str, Any], colour: ColourImage) -> tuple[np.ndarray, Camera]:
         depth = rendered_depth(read_npy(self.input_path / frame["depth"]), self.sky_from_m)
-        # 90 degrees across the width: half the width is the focal length, at the makers' 640 pixels and at any other size.
-        return depth, Camera(colour.width / 2, colour.width / 2, colour.width / 2, colour.height / 2)
+        return depth, fixed_camera(CAMERA, SIZE, colour, self.input_path / frame["colour"])

@@ -22,9 +22,10 @@ from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.raw_files import ColourImage, read_pixels
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.rendered_depth import rendered_depth
+from data_shards.sources.rendered_depth import fixed_camera, rendered_depth
 
 DIRECTIONS = ("front", "back", "left", "right", "top", "bottom")
+CAMERA, SIZE = Camera(320, 320, 320, 320), (640, 640)
 CAMERAS = tuple(f"{side}cam_{direction}" for side in "lr" for direction in DIRECTIONS)
 
 
@@ -80,4 +81,4 @@ class TartanAirV2(FrameFiles):
             raise RejectedSample(f"{path}: {pixels.dtype} {pixels.shape}; depth must be four channels of 8 bits, fetch it again")
         little_endian = np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3]])
         depth = rendered_depth(little_endian.view("<f4")[:, :, 0], self.sky_from_m)
-        return depth, Camera(colour.width / 2, colour.width / 2, colour.width / 2, colour.height / 2)
+        return depth, fixed_camera(CAMERA, SIZE, colour, self.input_path / frame["colour"])

@@ -1,5 +1,6 @@
 """Independent writers of the rendered data sets: each lays down one frame in its maker's layout and encoding, with PIL, struct and the
-format's own library, from a map of labels (metres; NaN = not measured, +inf = sky). None of the readers' code is used.
+format's own library, from a map of labels (metres; NaN = not measured, +inf = sky). None of the readers' code is used. Images are small
+copies in the shape of the makers'.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def tartanair(root: Path, labels: np.ndarray) -> Path:
 def tartanair_v2(root: Path, labels: np.ndarray) -> Path:
     """The four bytes of each float by struct, lowest first: blue, green, red, alpha."""
     trajectory = root / "Hospital" / "Data_hard" / "P004"
-    write_colour(trajectory / "image_rcam_top" / "000002_rcam_top.png", WIDTH, HEIGHT)
+    write_colour(trajectory / "image_rcam_top" / "000002_rcam_top.png", 64, 64)
     height, width = labels.shape
     values = np.where(np.isnan(labels), 0, np.where(np.isinf(labels), 1e6, labels)).ravel()
     bytes_of = [struct.pack("<f", value) for value in values]
@@ -93,8 +94,8 @@ def tartanair_v2(root: Path, labels: np.ndarray) -> Path:
 
 
 def irs(root: Path, labels: np.ndarray) -> Path:
-    write_colour(root / "Home" / "Walk_1" / "l_12.png", WIDTH, HEIGHT)
-    return write_exr(root / "Home" / "Walk_1" / "d_12.exr", disparity(labels, WIDTH / 2 * 0.1, -1.0), "G")
+    write_colour(root / "Home" / "Walk_1" / "l_12.png", 64, 36)
+    return write_exr(root / "Home" / "Walk_1" / "d_12.exr", disparity(labels, 32 * 0.1, -1.0), "G")
 
 
 def blended_mvs(root: Path, labels: np.ndarray) -> Path:
@@ -158,7 +159,7 @@ def mid_air(root: Path, labels: np.ndarray) -> Path:
     """``labels`` are distances along the ray; the bits of half floats by struct."""
     climate = root / "Kite_training" / "sunny"
     colour = climate / "color_left" / "trajectory_0008" / "000100.JPEG"
-    write_colour(colour.with_suffix(".jpg"), WIDTH, HEIGHT).rename(colour)
+    write_colour(colour.with_suffix(".jpg"), 64, 64).rename(colour)
     values = np.where(np.isnan(labels), 0, np.where(np.isinf(labels), 1300, labels)).ravel()
     bits = struct.unpack(f"<{values.size}H", struct.pack(f"<{values.size}e", *values))
     path = write_codes(climate / "depth" / "trajectory_0008" / "000100.png", np.array(bits).reshape(labels.shape))
@@ -167,7 +168,7 @@ def mid_air(root: Path, labels: np.ndarray) -> Path:
 
 def synthia(root: Path, labels: np.ndarray) -> Path:
     sequence = root / "SYNTHIA-SEQS-05-SPRING"
-    write_colour(sequence / "RGB" / "Stereo_Left" / "Omni_F" / "000009.png", 1280, 760)
+    write_colour(sequence / "RGB" / "Stereo_Left" / "Omni_F" / "000009.png", 64, 38)
     path = parent(sequence / "Depth" / "Stereo_Left" / "Omni_F" / "000009.png")
     return write_png16(path, np.repeat(codes(labels, 100, 0, 65535)[:, :, None], 3, axis=2))
 
@@ -187,7 +188,7 @@ def write_png16(path: Path, channels: np.ndarray) -> Path:
 
 
 def synthia_sf(root: Path, labels: np.ndarray) -> Path:
-    write_colour(root / "SEQ3" / "RGBLeft" / "0000017.png", 1920, 1080)
+    write_colour(root / "SEQ3" / "RGBLeft" / "0000017.png", 64, 36)
     numbers = codes(labels, (256**3 - 1) / 1000, 0, 256**3 - 1)
     pixels = np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], axis=-1).astype(np.uint8)
     path = parent(root / "SEQ3" / "DepthLeft" / "0000017.png")

@@ -17,8 +17,9 @@ from data_shards.sources.base import RejectedSample
 from data_shards.sources.hypersim import straighten
 from data_shards.sources.raw_arrays import read_npz
 from data_shards.sources.raw_containers import read_exr, read_hdf5
+from data_shards.sources.raw_files import ColourImage
 from data_shards.sources.registry import make_source
-from data_shards.sources.rendered_depth import rendered_camera, rendered_depth, rendered_disparity
+from data_shards.sources.rendered_depth import fixed_camera, rendered_camera, rendered_depth, rendered_disparity
 
 FIVE_METRES = np.full((48, 64), 5.0)
 HERE = Path("frame")
@@ -134,12 +135,12 @@ def test_tartanair_options(tmp_path):
 
 
 def test_tartanair_v2_cameras(tmp_path):
-    write.tartanair_v2(tmp_path, FIVE_METRES)
+    write.tartanair_v2(tmp_path, np.full((64, 64), 5.0))
     assert len(make_source("tartanair_v2", tmp_path, {"cameras": "lcam_front, rcam_top"}).items()) == 1
     with pytest.raises(ValueError, match="'rcam_fish' is not one of lcam_front"):
         make_source("tartanair_v2", tmp_path, {"cameras": "rcam_fish"})
     path = next(tmp_path.rglob("*_depth.png"))
-    write_codes(path, np.full((48, 64), 500))
+    write_codes(path, np.full((64, 64), 500))
     with pytest.raises(RejectedSample, match="four channels of 8 bits"):
         read_only("tartanair_v2", tmp_path)
 
@@ -269,6 +270,13 @@ def test_rendered_depth_and_disparity():
     np.testing.assert_array_equal(
         rendered_disparity(disparity, 100.0, 0.5, 1000.0), np.array([[25.0, np.inf, np.inf, np.nan, np.nan, np.inf]], np.float32)
     )
+
+
+def test_fixed_camera_follows_the_size_but_not_another_shape():
+    camera = Camera(320, 330, 300, 240)
+    assert fixed_camera(camera, (640, 480), ColourImage(b"", "png", 320, 240), HERE) == Camera(160, 165, 150, 120)
+    with pytest.raises(RejectedSample, match="frame: 640x400 is not the shape of the set's 640x480 images"):
+        fixed_camera(camera, (640, 480), ColourImage(b"", "png", 640, 400), HERE)
 
 
 def test_rendered_camera_knows_where_its_maker_counts_from():

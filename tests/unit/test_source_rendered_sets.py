@@ -38,23 +38,30 @@ CASES = {
     "hypersim": Case(Camera(55, 55, 32, 24), "ai_001_002/cam_00/frame_0007", "ai_001_002", relative=2**-11, sky=False, stored_as_ray=True),
     "virtual_kitti": Case(Camera(60.5, 58.5, 32, 24), "Scene01/15-deg-left/Camera_0/00003", "Scene01", absolute=0.0051),
     "tartanair": Case(Camera(32, 32, 32, 24), "hospital/Easy/P001/000002_left", "hospital"),
-    "tartanair_v2": Case(Camera(32, 32, 32, 24), "Hospital/Data_hard/P004/000002_rcam_top", "Hospital"),
-    "irs": Case(Camera(32, 32, 32, 24), "Home/Walk_1/12", "Home/Walk_1"),
+    "tartanair_v2": Case(Camera(32, 32, 32, 32), "Hospital/Data_hard/P004/000002_rcam_top", "Hospital", size=(64, 64)),
+    "irs": Case(Camera(32, 32, 32, 18), "Home/Walk_1/12", "Home/Walk_1", size=(64, 36)),
     "blended_mvs": Case(Camera(61.5, 62.5, 30.75, 23.25), "5bfe5ae0fe0ea555e6a969ca/00000004", "5bfe5ae0fe0ea555e6a969ca", sky=False),
     "mvs_synth": Case(Camera(57.9, 57.9, 32, 24), "0011/0005", "0011"),
     "unreal_stereo_4k": Case(Camera(52, 52, 32, 24), "00003/view0/00001", "00003"),
     "spring": Case(Camera(70.5, 70.5, 32, 24), "0041/left_0002", "0041", depth_per_colour=2),
     "sintel": Case(Camera(68, 69, 32, 24), "alley_1/frame_0001", "alley_1"),
-    "mid_air": Case(Camera(32, 32, 32, 24), "Kite_training/sunny/trajectory_0008/000100", "Kite/008", relative=2**-11, stored_as_ray=True),
+    "mid_air": Case(
+        Camera(32, 32, 32, 32),
+        "Kite_training/sunny/trajectory_0008/000100",
+        "Kite/008",
+        relative=2**-11,
+        size=(64, 64),
+        stored_as_ray=True,
+    ),
     "synthia": Case(
-        Camera(532.740352, 532.740352, 640, 380),
+        Camera(532.740352 / 20, 532.740352 / 20, 32, 19),
         "SYNTHIA-SEQS-05-SPRING/Stereo_Left/Omni_F/000009",
         "SYNTHIA-SEQS-05",
         absolute=0.0051,
-        size=(1280, 760),
+        size=(64, 38),
     ),
     "synthia_sf": Case(
-        Camera(847.630211643, 847.630211643, 960, 540), "SEQ3/Left_0000017", "SEQ3", absolute=1000 / 2**24, size=(1920, 1080)
+        Camera(847.630211643 / 30, 847.630211643 / 30, 32, 18), "SEQ3/Left_0000017", "SEQ3", absolute=1000 / 2**24, size=(64, 36)
     ),
     "replica": Case(Camera(600, 600, 600, 340), "room0/results/000030", "room0", absolute=0.51 / 6553.5, sky=False),
     "taskonomy": Case(
