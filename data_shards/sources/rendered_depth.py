@@ -42,9 +42,7 @@ def fixed_camera(camera: Camera, size: tuple[int, int], colour: ColourImage, pat
     """
     width, height = size
     if abs(colour.width / width * height - colour.height) >= 1:
-        raise RejectedSample(
-            f"{path}: {colour.width}x{colour.height} is not the shape of the set's {width}x{height} images; fetch it"
-        )
+        raise RejectedSample(f"{path}: {colour.width}x{colour.height} is not the shape of the set's {width}x{height} images; fetch it")
     return camera.scaled(colour.width / width, colour.height / height)
 
 
