@@ -1,4 +1,4 @@
-"""The end of a build: keys checked across shards, ``rejects.jsonl`` and ``dataset.json``; and ``data-shards merge`` after a job array."""
+"""The end of a build, or of a job array (``data-shards merge``): keys checked across shards, then the folder's summary files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from data_shards.atomic import write_atomically
 from data_shards.build_state import ChunkResult, clean, finished_chunk, summary_lock, task_marks
 from data_shards.index import load_index
 from data_shards.parallel import parallel_map
+from data_shards.shard_table import DATASET_FILE, write_table
 
-DATASET_FILE = "dataset.json"
 REJECTS_FILE = "rejects.jsonl"
 FEW_SHARDS = 64  # not worth worker processes
 SUMMARY_FIELDS = ("samples", "rejected", "filtered", "shards", "content_sha256", "complete")
@@ -66,7 +66,7 @@ def merge(output: Path, workers: int = 1) -> BuildResult:
 
 
 def summarise(output: Path, record: dict[str, Any], results: list[ChunkResult], workers: int, reused: bool) -> BuildResult:
-    """Write the two summary files; the same results give the same bytes.
+    """Write the table of shards and the two summary files; the same results give the same bytes.
 
     Raises:
         ValueError: a key is in two shards; the file system refuses.
@@ -77,6 +77,8 @@ def summarise(output: Path, record: dict[str, Any], results: list[ChunkResult], 
     counts = {name: sum(getattr(result, name) for result in results) for name in ("samples", "filtered")} | {"rejected": len(rejects)}
     counts = {name: counts[name] for name in ("samples", "rejected", "filtered")}
     with summary_lock(output):
+        if shards:
+            write_table(output)
         write_atomically(output / REJECTS_FILE, "".join(json.dumps(reject) + "\n" for reject in rejects).encode())
         summary = record | counts | {"shards": shards, "content_sha256": content, "complete": True}
         write_atomically(output / DATASET_FILE, json_bytes(summary))

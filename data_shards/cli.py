@@ -1,4 +1,4 @@
-"""``data-shards``: sources, build, merge, index, verify, repair, lint, preview and stats of shards.
+"""``data-shards``: sources, build, merge, index, verify, repair, lint, preview, stats and mix.
 
 Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C.
 """
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from data_shards.cli_build import add_build
+from data_shards.cli_mix import add_mix
 from data_shards.cli_repair import add_repair
 from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED, WRONG_CALL, add_verb, add_workers
 
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_build(verbs)
     _add_reading_verbs(verbs)
+    add_mix(verbs)
     return parser
 
 

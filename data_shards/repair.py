@@ -17,6 +17,7 @@ from data_shards.index import ShardIndex, build_index, index_path, list_shards, 
 from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.salvage import Loss, Salvage, salvage
+from data_shards.shard_table import TABLE_FILE, write_table
 from data_shards.writer import ShardWriter
 
 DAMAGED_SUFFIX = ".damaged"
@@ -59,6 +60,9 @@ def repair(paths: list[Path], output: Path | None, in_place: bool, workers: int 
         for result in parallel_map(mend, shards, workers):
             done.append(result)
             bar.update()
+    for folder in sorted({result.written.parent for result in done if result.written is not None}):
+        if (folder / TABLE_FILE).exists() and all(index_path(shard).exists() for shard in list_shards(folder)):
+            write_table(folder)
     return done
 
 

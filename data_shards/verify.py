@@ -11,6 +11,7 @@ from data_shards.index import IndexedShard, ShardIndex, build_index, index_path,
 from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
+from data_shards.shard_table import write_table
 
 
 def shards_of(paths: list[Path]) -> list[Path]:
@@ -71,12 +72,16 @@ def _damages(path: Path, decode: bool) -> Iterator[str]:
 
 
 def write_indexes(paths: list[Path], replace: bool = False, workers: int = 1) -> tuple[list[ShardIndex], int]:
-    """Write ``X.index.json`` for tars without one (with ``replace``: for all): (indexes written, tars left as they were).
+    """Write ``X.index.json`` for tars without one (with ``replace``: for all), and each folder's ``shards.json``: (indexes written, tars
+    left as they were).
 
     Raises:
         ValueError: a tar is damaged or holds something else than samples.
     """
     written = list(parallel_map(functools.partial(_write_index, replace=replace), shards_of(paths), workers))
+    for path in paths:
+        if path.is_dir():
+            write_table(path)
     return [index for index in written if index is not None], written.count(None)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data_shards.index import IndexedShard, ShardIndex, load_index
-from data_shards.samples import members_to_sample, suffixes_for
+from data_shards.samples import TRAINING_FIELDS, members_to_sample, suffixes_for
 from data_shards.schema import Sample
 from data_shards.shard_table import open_table
 from data_shards.storage.address import RemotePath, ShardPath, folder_name, shard_path
@@ -41,9 +41,7 @@ class ShardFolder:
         ValueError: the folder or a shard is missing, damaged or empty of samples, or cannot be reached, named.
     """
 
-    def __init__(
-        self, path: ShardPath | str, fields: tuple[str, ...] = ("prior", "sky", "confidence"), storage: Storage | None = None
-    ) -> None:
+    def __init__(self, path: ShardPath | str, fields: tuple[str, ...] = TRAINING_FIELDS, storage: Storage | None = None) -> None:
         self.path = shard_path(path)
         self.fields = fields
         self.storage = storage
