@@ -57,10 +57,11 @@ def _add_reading_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--decode", action="store_true", help="also decode every sample")
     add_workers(verb)
     add_repair(verbs)
-    verb = add_verb(verbs, "lint", _lint, "Look for depth that cannot be right (unit, z or ray, invalid codes, camera); exit 1 on errors.")
+    verb = add_verb(verbs, "lint", _lint, "Look for depth that cannot be right (docs/lint.md); exit 1 on errors.")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--max-samples", type=int, help="read only so many, spread evenly (default: all)")
     verb.add_argument("--json", type=Path, help="also write the findings to this file")
+    verb.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw the worst samples of each finding: PNGs and lint.html")
     verb = add_verb(verbs, "preview", _preview, "Draw samples: an HTML page and a PNG sheet with colour, depth, mask and histogram.")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--output", type=Path, required=True, help="folder for preview.html and preview.png")
@@ -105,11 +106,16 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _lint(arguments: argparse.Namespace) -> int:
-    from data_shards.lint import lint, write_findings
+    from data_shards.lint import lint
+    from data_shards.lint_findings import write_findings
 
     report = lint(arguments.paths, arguments.max_samples, arguments.quiet)
     if arguments.json is not None:
         write_findings(report, arguments.json)
+    if arguments.pictures is not None:
+        from data_shards.lint_pictures import write_pictures
+
+        print(write_pictures(report, arguments.pictures)[-1])
     for finding in report.findings:
         print(finding.sentence())
     print(f"{report.samples} samples read, {report.errors} errors, {len(report.findings) - report.errors} warnings")

@@ -47,7 +47,7 @@ def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -
         for path, count in zip(shards, counts):
             shard = IndexedShard(path)
             for position in chosen[(chosen >= first) & (chosen < first + count)] - first:
-                yield _read(shard, int(position))
+                yield _read(path, shard, int(position))
                 bar.update()
             shard.close()
             first += count
@@ -61,7 +61,7 @@ def read_again(path: Path, position: int) -> ReadSample:
     """
     shard = IndexedShard(path)
     try:
-        return _read(shard, position)
+        return _read(path, shard, position)
     finally:
         shard.close()
 
@@ -75,11 +75,11 @@ def spread(total: int, limit: int | None) -> np.ndarray:
     return np.linspace(0, total - 1, limit).round().astype(np.int64)
 
 
-def _read(shard: IndexedShard, position: int) -> ReadSample:
+def _read(path: Path, shard: IndexedShard, position: int) -> ReadSample:
     entry = shard.index.entries[position]
     size = sum(place[1] for place in entry.members.values())
     try:
         sample = members_to_sample(entry.key, shard.read(position))
     except ValueError as error:
-        return ReadSample(shard.path, position, entry.key, entry.source, size, None, str(error))
-    return ReadSample(shard.path, position, entry.key, entry.source, size, sample)
+        return ReadSample(path, position, entry.key, entry.source, size, None, str(error))
+    return ReadSample(path, position, entry.key, entry.source, size, sample)
