@@ -18,6 +18,7 @@ from typing import Any
 from data_shards.sources.base import Source
 
 CLASSES = {
+    "argoverse2": "data_shards.sources.argoverse2:Argoverse2",
     "arkit": "data_shards.sources.arkit:Arkit",
     "arkitscenes": "data_shards.sources.arkitscenes:ArkitScenes",
     "blended_mvs": "data_shards.sources.blended_mvs:BlendedMvs",
@@ -26,18 +27,21 @@ CLASSES = {
     "depth_png_list": "data_shards.sources.depth_png_list:DepthPngList",
     "dgp": "data_shards.sources.dgp:Dgp",
     "diode": "data_shards.sources.diode:Diode",
+    "driving_stereo": "data_shards.sources.driving_stereo:DrivingStereo",
     "eth3d": "data_shards.sources.eth3d:Eth3d",
     "hypersim": "data_shards.sources.hypersim:Hypersim",
     "ibims1": "data_shards.sources.ibims1:Ibims1",
     "icl_nuim": "data_shards.sources.icl_nuim:IclNuim",
     "irs": "data_shards.sources.irs:Irs",
     "kitti_object": "data_shards.sources.kitti_object:KittiObject",
+    "kitti_raw": "data_shards.sources.kitti_raw:KittiRaw",
     "kitti_stereo": "data_shards.sources.kitti_stereo:KittiStereo",
     "matterport3d": "data_shards.sources.matterport3d:Matterport3d",
     "megadepth": "data_shards.sources.megadepth:MegaDepth",
     "mid_air": "data_shards.sources.mid_air:MidAir",
     "middlebury": "data_shards.sources.middlebury:Middlebury",
     "mvs_synth": "data_shards.sources.mvs_synth:MvsSynth",
+    "nuscenes": "data_shards.sources.nuscenes:NuScenes",
     "nyu_v2": "data_shards.sources.nyu_v2:NyuV2",
     "paired_depth": "data_shards.sources.paired_depth:PairedDepth",
     "record3d": "data_shards.sources.record3d:Record3d",
@@ -61,6 +65,7 @@ CLASSES = {
     "tum": "data_shards.sources.tum:Tum",
     "unreal_stereo_4k": "data_shards.sources.unreal_stereo_4k:UnrealStereo4K",
     "virtual_kitti": "data_shards.sources.virtual_kitti:VirtualKitti",
+    "waymo": "data_shards.sources.waymo:Waymo",
 }
 INPUT_FIELD = "input_path"
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "1"), ("false", "no", "0")
