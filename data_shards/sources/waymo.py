@@ -187,7 +187,7 @@ def beams(
     high: float,
     listed: np.ndarray | None,
 ) -> np.ndarray:
-    """Unit vectors (N, 3), lidar axes, of some pixels of a range image. Inclinations bottom up: ``listed``, else evenly ``low`` to ``high``."""
+    """Unit vectors (N, 3), lidar axes, of pixels of a range image; inclinations, bottom up, ``listed`` or evenly ``low`` to ``high``."""
     height, width = shape[:2]
     inclinations = listed if listed is not None and len(listed) else low + (np.arange(height) + 0.5) / height * (high - low)
     inclination = np.asarray(inclinations, np.float64)[::-1][row]
