@@ -78,6 +78,7 @@ class FaultLog:
     def __init__(self, path: Path | str | None) -> None:
         self.path = None if path is None else Path(path)
         self.bad: collections.Counter[str] = collections.Counter()
+        self._opened = False
 
     def record(self, bad_samples: Iterable[BadSample]) -> None:
         """Add the bad samples met while one batch was made."""
@@ -95,23 +96,35 @@ class FaultLog:
     def _append(self, bad: BadSample) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._opened:
+            self._opened = True
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _end_last_line(self.path)
         with open(self.path, "ab", buffering=0) as file:
             file.write((json.dumps(dataclasses.asdict(bad)) + "\n").encode())
 
 
 def read_fault_log(path: Path) -> dict[int, dict[str, BadSample]]:
-    """position -> key -> the bad sample, of a training run's file; a last line that a killed process cut short is left out."""
+    """position -> key -> the bad sample, of a training run's file; a line that a killed process cut short is left out."""
     found: dict[int, dict[str, BadSample]] = {}
     if path.is_file():
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
                 bad = BadSample(**json.loads(line))
-            except (ValueError, TypeError):  # half a line of a killed process, with the next process's line behind it
+            except (ValueError, TypeError):  # half a line of a killed process
                 continue
             if bad.stream == "train":
                 found.setdefault(bad.position, {})[bad.key] = bad
     return found
+
+
+def _end_last_line(path: Path) -> None:
+    """A process that was killed may have left half a line: what is appended must not become part of it."""
+    if path.exists() and (size := path.stat().st_size):
+        with open(path, "r+b") as file:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
 
 def judge(names: Sequence[str], budgets: Sequence[FaultBudget], bad: Mapping[str, int], draws: Sequence[int], step: int) -> None:
