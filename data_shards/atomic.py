@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -103,9 +104,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_temporary_files(folder: Path | str) -> list[Path]:
-    """Delete what a killed writer left in the folder; returns what was deleted. Only for folders that nobody writes to now."""
+def remove_temporary_files(folder: Path | str, older_than_s: float = 0.0) -> list[Path]:
+    """Delete what a killed writer left in the folder; returns what was deleted. Only for folders that nobody writes to now, or with an
+    age that no file in work has."""
+    oldest = time.time() - older_than_s
     leftovers = sorted(Path(folder).glob(f"*{TEMPORARY_MARK}*"))
+    if older_than_s:
+        leftovers = [path for path in leftovers if path.stat().st_mtime < oldest]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers

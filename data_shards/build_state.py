@@ -31,6 +31,7 @@ PART_SUFFIX, JOURNAL_SUFFIX = ".part", ".journal"
 MACHINE_FILE = "machine.json"
 WAIT_FOR_CHUNK_S = 2.0  # workers of a killed build end within a fifth of a second
 WAIT_FOR_SUMMARY_S = 30.0
+DAY_S = 86400.0
 
 
 @dataclasses.dataclass
@@ -87,15 +88,16 @@ def summary_lock(output: Path) -> Iterator[None]:
 
 
 def clean(output: Path, leftovers: bool) -> None:
-    """Remove temporary files of killed builds, and with ``leftovers`` also their chunks in work. Does nothing while a build runs here."""
+    """Remove temporary files of killed builds, and with ``leftovers`` also their chunks in work. Does nothing while a build runs here;
+    where that cannot be known (no locks), only what is a day old goes."""
     with _locked(output, 0, 0.0, length=0) as held:
-        if held:
-            remove_temporary_files(output)
-            remove_temporary_files(output / STATE_FOLDER)
-            if leftovers:
-                for suffix in (PART_SUFFIX, JOURNAL_SUFFIX):
-                    for path in (output / STATE_FOLDER).glob(f"*{suffix}"):
-                        path.unlink(missing_ok=True)
+        if held is False:
+            return
+        for folder in (output, output / STATE_FOLDER):
+            remove_temporary_files(folder, 0.0 if held else DAY_S)
+        for suffix in (PART_SUFFIX, JOURNAL_SUFFIX) if leftovers and held else ():
+            for path in (output / STATE_FOLDER).glob(f"*{suffix}"):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
