@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from data_shards.storage.watch import ReadWatch, gone, in_time
 
@@ -54,15 +55,21 @@ def next_in_time(iterator: Iterator[Any], watch: ReadWatch | None, limit_s: floa
             if "DataLoader timed out" not in str(error):
                 raise
         if (path := watch.stuck(limit_s)) is not None:
-            _abandon(getattr(iterator, "_workers", ()))
+            _abandon(iterator)
             raise ValueError(gone(path, limit_s))
 
 
-def _abandon(workers: Any) -> None:
-    """Kill workers that hang in the kernel. One that even that does not end must not keep this program from ending."""
-    for worker in workers:
+def _abandon(iterator: Any) -> None:
+    """Kill workers that hang in the kernel. One that even that does not end must not keep this program from ending.
+
+    DataLoader would raise an error of its own, at any time from now on, when it hears of their death: it must forget them first.
+    """
+    if iterator._worker_pids_set:
+        signal_handling._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+    for worker in iterator._workers:
         worker.kill()
-    atexit.register(_end_without, list(workers))
+    atexit.register(_end_without, list(iterator._workers))
 
 
 def _end_without(workers: list[Any]) -> None:
