@@ -13,7 +13,8 @@ from pathlib import Path
 from data_shards.cli_build import add_build
 from data_shards.cli_mix import add_mix
 from data_shards.cli_repair import add_repair
-from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED, WRONG_CALL, add_verb, add_workers
+from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED, PATHS_HELP, WRONG_CALL, add_verb, add_workers, path_or_address
+from data_shards.storage.retry import StorageError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except ValueError as error:
+    except (ValueError, StorageError) as error:
         if arguments.debug:
             raise
         print(f"data-shards {arguments.verb}: {error}", file=sys.stderr)
@@ -53,23 +54,23 @@ def _add_reading_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--replace", action="store_true", help="also where an index is there")
     add_workers(verb)
     verb = add_verb(verbs, "verify", _verify, "Compare every byte with the indexes; exit 1 and names if something is damaged.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--decode", action="store_true", help="also decode every sample")
     add_workers(verb)
     add_repair(verbs)
     verb = add_verb(verbs, "lint", _lint, "Look for depth that cannot be right (docs/lint.md); exit 1 on errors.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--max-samples", type=int, help="read only so many, spread evenly (default: all)")
     verb.add_argument("--json", type=Path, help="also write the findings to this file")
     verb.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw the worst samples of each finding: PNGs and lint.html")
     verb = add_verb(verbs, "preview", _preview, "Draw samples: an HTML page and a PNG sheet with colour, depth, mask and histogram.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--output", type=Path, required=True, help="folder for preview.html and preview.png")
     verb.add_argument("--samples", type=int, default=12, help="how many, spread evenly (default 12)")
     verb = add_verb(
         verbs, "stats", _stats, "Count and measure: samples, valid pixels, depth percentiles, cameras, sizes, bytes per source."
     )
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--max-samples", type=int, help="read the pixels of only so many, spread evenly (default: all)")
     verb.add_argument("--json", type=Path, help="also write the table to this file")
     verb.add_argument("--write-index", action="store_true", help="keep each sample's figures in the indexes, for a mixture to filter by")

@@ -6,8 +6,18 @@ import argparse
 from collections.abc import Callable
 
 from data_shards.parallel import available_cores
+from data_shards.storage.address import ShardPath, shard_path
 
 GOOD, FINDINGS, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+PATHS_HELP = "folders or tars, also http(s)://, s3:// and gs://"
+
+
+def path_or_address(text: str) -> ShardPath:
+    """The type of an argument that names a folder or tar, local or remote."""
+    try:
+        return shard_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_verb(verbs: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:

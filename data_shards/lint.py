@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -24,9 +23,10 @@ from data_shards.lint_sources import SourceFacts
 from data_shards.lint_units import Scale, step_of
 from data_shards.reading import ReadSample, read_samples
 from data_shards.schema import Sample
+from data_shards.storage.address import ShardPath
 
 
-def lint(paths: list[Path], max_samples: int | None = None, quiet: bool = False) -> LintReport:
+def lint(paths: Sequence[ShardPath], max_samples: int | None = None, quiet: bool = False) -> LintReport:
     """Read samples and report what cannot be right, per source and sensor.
 
     Raises:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
+from data_shards.storage.address import ShardPath
 
 ERROR, WARNING = "error", "warning"  # what no right data show; what right data may show
 
@@ -26,7 +27,7 @@ class Remark:
 class Place:
     """A sample that shows a finding, with its own figure and sentence; ``twin`` is the sample that it repeats."""
 
-    path: Path
+    path: ShardPath
     position: int
     key: str
     number: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from data_shards.codecs import decode_image, encode_image
 from data_shards.panels import PAGE_STYLE, draw_colour, draw_depth, draw_histogram, draw_mask, embedded, row_of_panels
 from data_shards.reading import ReadSample, read_samples
 from data_shards.schema import DEPTH_FIELDS, Sample
+from data_shards.storage.address import ShardPath
 
 SHEET_ROWS = 24
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>{style}</head><body><h1>{title}</h1>
@@ -22,7 +24,7 @@ Grey: not measured. Light blue: infinitely far.</p>
 """
 
 
-def preview(paths: list[Path], output: Path, samples: int = 12, quiet: bool = False) -> list[Path]:
+def preview(paths: Sequence[ShardPath], output: Path, samples: int = 12, quiet: bool = False) -> list[Path]:
     """Write ``preview.html`` (self-contained, all samples) and ``preview.png`` (the first 24); returns both paths.
 
     Raises:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from data_shards.index import IndexedShard, load_index
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
 from data_shards.schema import Sample
+from data_shards.storage.address import ShardPath
 from data_shards.verify import shards_of
 
 
@@ -19,7 +19,7 @@ from data_shards.verify import shards_of
 class ReadSample:
     """A sample with its place; ``sample`` is None where it cannot be read, and ``problem`` says why."""
 
-    path: Path
+    path: ShardPath
     position: int
     key: str
     source: str
@@ -33,7 +33,7 @@ class ReadSample:
         return self.path.name
 
 
-def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -> Iterator[ReadSample]:
+def read_samples(paths: Sequence[ShardPath], limit: int | None, name: str, quiet: bool) -> Iterator[ReadSample]:
     """All samples of the folders or tars, or ``limit`` of them spread evenly, in order.
 
     Raises:
@@ -46,14 +46,16 @@ def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -
     with progress_bar(len(chosen), "sample", name, quiet) as bar:
         for path, count in zip(shards, counts):
             shard = IndexedShard(path)
-            for position in chosen[(chosen >= first) & (chosen < first + count)] - first:
-                yield _read(path, shard, int(position))
+            positions = [int(position) - first for position in chosen[(chosen >= first) & (chosen < first + count)]]
+            shard.fetch_ahead(positions)
+            for position in positions:
+                yield _read(path, shard, position)
                 bar.update()
             shard.close()
             first += count
 
 
-def read_again(path: Path, position: int) -> ReadSample:
+def read_again(path: ShardPath, position: int) -> ReadSample:
     """One sample that was read before.
 
     Raises:
@@ -75,7 +77,7 @@ def spread(total: int, limit: int | None) -> np.ndarray:
     return np.linspace(0, total - 1, limit).round().astype(np.int64)
 
 
-def _read(path: Path, shard: IndexedShard, position: int) -> ReadSample:
+def _read(path: ShardPath, shard: IndexedShard, position: int) -> ReadSample:
     entry = shard.index.entries[position]
     size = sum(place[1] for place in entry.members.values())
     try:

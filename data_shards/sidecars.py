@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from data_shards.index import ShardIndex
 from data_shards.samples import META_SUFFIX, OPTIONAL_FIELDS, sample_to_members
 from data_shards.schema import DEPTH_FIELDS, Sample
+from data_shards.storage.address import ShardPath
 
 # What the meta of a sidecar that brings ``depth`` says about it, in place of the original's.
 LABEL_FIELDS = ("label_kind", "depth_type", "metric", "teacher", "quality")
@@ -60,7 +60,9 @@ def join_members(key: str, members: dict[str, bytes], extra: dict[str, bytes]) -
     return joined | {META_SUFFIX: json.dumps(meta | {"encodings": encodings}, sort_keys=True).encode()}
 
 
-def check_shards(folder: Path | str, shards: Sequence[str], sizes: Sequence[int], sidecar: Path | str, own: dict[str, int]) -> None:
+def check_shards(
+    folder: ShardPath | str, shards: Sequence[str], sizes: Sequence[int], sidecar: ShardPath | str, own: dict[str, int]
+) -> None:
     """Compare names and numbers of samples: ``own`` maps the sidecar's shards to their sizes.
 
     Raises:
@@ -75,7 +77,7 @@ def check_shards(folder: Path | str, shards: Sequence[str], sizes: Sequence[int]
         raise ValueError(f"{sidecar}/{surplus[0]}: is the sidecar of no shard in {folder}; take it away")
 
 
-def check_keys(folder: Path | str, index: ShardIndex, sidecar: Path | str, own: ShardIndex) -> None:
+def check_keys(folder: ShardPath | str, index: ShardIndex, sidecar: ShardPath | str, own: ShardIndex) -> None:
     """Compare the keys of a shard and its sidecar, in order.
 
     Raises:

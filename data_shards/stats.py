@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from data_shards.quality import FEWEST_VALID, LOWEST_SHARE, quality_scores, rank
 from data_shards.reading import ReadSample, read_samples
 from data_shards.samples import OPTIONAL_FIELDS
 from data_shards.schema import DEPTH_FIELDS, Sample
+from data_shards.shard_table import TABLE_FILE, write_table
+from data_shards.storage.address import RemotePath, ShardPath
 
 PERCENTILES = (0, 1, 50, 99, 100)
 # Pooled percentiles come from a histogram over log depth: 0.5 % wide bins, the ends are exact.
@@ -37,7 +40,7 @@ class SampleFigures:
     """``FIGURES`` of every sample of a source, NaN where a sample has none, and where the samples lie."""
 
     def __init__(self) -> None:
-        self.places: list[tuple[Path, int]] = []
+        self.places: list[tuple[ShardPath, int]] = []
         self._columns = {name: array.array("d") for name in FIGURES}
 
     def add(self, read: ReadSample) -> None:
@@ -152,7 +155,7 @@ class SourceStatistics:
         return float(np.clip(np.sqrt(BIN_EDGES[position] * BIN_EDGES[position + 1]), self.nearest, self.farthest))
 
 
-def collect(paths: list[Path], max_samples: int | None = None, quiet: bool = False) -> dict[str, SourceStatistics]:
+def collect(paths: Sequence[ShardPath], max_samples: int | None = None, quiet: bool = False) -> dict[str, SourceStatistics]:
     """source -> its statistics, sources sorted by name.
 
     Raises:
@@ -177,18 +180,24 @@ def write_figures(sources: dict[str, SourceStatistics]) -> int:
     Raises:
         ValueError: an index cannot be read or written.
     """
-    rows_of: dict[Path, list[tuple[int, dict[str, np.ndarray], int]]] = collections.defaultdict(list)
+    rows_of: dict[ShardPath, list[tuple[int, dict[str, np.ndarray], int]]] = collections.defaultdict(list)
     for statistics in sources.values():
         columns = statistics.figures.columns()
         for row, (path, position) in enumerate(statistics.figures.places):
             rows_of[path].append((position, columns, row))
+    if remote := sorted(str(path) for path in rows_of if isinstance(path, RemotePath)):
+        raise ValueError(f"{remote[0]}: --write-index writes beside the shards; run it where they are local, and upload the result")
     for path, rows in rows_of.items():
+        assert isinstance(path, Path)
         index = load_index(path)
         entries = list(index.entries)
         for position, columns, row in rows:
             figures = {name: _or_none(column[row]) for name, column in columns.items()}
             entries[position] = dataclasses.replace(entries[position], figures=(entries[position].figures or {}) | figures)
         write_atomically(index_path(path), dataclasses.replace(index, entries=tuple(entries)).to_bytes())
+    for folder in {path.parent for path in rows_of}:
+        if isinstance(folder, Path) and (folder / TABLE_FILE).exists():
+            write_table(folder)  # it holds the sha256 of the indexes
     return len(rows_of)
 
 

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
-from data_shards.index import IndexedShard, ShardIndex, build_index, index_path, list_shards, load_index, sha256_of
+from data_shards.index import IndexedShard, ShardIndex, build_index, check_size, index_path, load_index, sha256_of
 from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
-from data_shards.shard_table import write_table
+from data_shards.shard_table import shards_in, write_table
+from data_shards.storage.address import RemotePath, ShardPath
+from data_shards.storage.storage import default_storage
 
 
-def shards_of(paths: list[Path]) -> list[Path]:
-    """The shards that folders and single tars name, in order. Raises ValueError for a path that is neither."""
-    shards: list[Path] = []
+def shards_of(paths: Sequence[ShardPath]) -> list[ShardPath]:
+    """The shards that folders and single tars name, local or remote, in order. Raises ValueError for a path that is neither."""
+    shards: list[ShardPath] = []
     for path in paths:
-        shards += [path] if path.is_file() and path.suffix == ".tar" else list_shards(path)
+        single = path.suffix == ".tar" and (isinstance(path, RemotePath) or path.is_file())
+        shards += [path] if single else shards_in(path)
     return shards
 
 
-def verify(paths: list[Path], decode: bool = False, quiet: bool = False, workers: int = 1) -> tuple[int, list[str]]:
+def local_shards_of(paths: Sequence[ShardPath]) -> list[Path]:
+    """As ``shards_of``, for verbs that write beside the shards; ValueError for an address."""
+    for path in paths:
+        if isinstance(path, RemotePath):
+            raise ValueError(f"{path}: this writes beside the shards; run it where they are local, and upload the result")
+    return [path for path in shards_of(paths) if isinstance(path, Path)]
+
+
+def verify(paths: Sequence[ShardPath], decode: bool = False, quiet: bool = False, workers: int = 1) -> tuple[int, list[str]]:
     """Compare every byte with the indexes: (samples checked, one sentence per damage, naming shard, key and member).
 
     ``decode`` also decodes each sample, which finds what was wrong before it was written.
     """
     shards = shards_of(paths)
-    sizes = [path.stat().st_size for path in shards]
+    sizes = [_size(path) for path in shards]
     checked, damages = 0, []
     with progress_bar(sum(sizes), "B", "verify", quiet) as bar:
         for size, (samples, found) in zip(sizes, parallel_map(functools.partial(_verify_shard, decode=decode), shards, workers)):
@@ -40,18 +52,37 @@ def verify(paths: list[Path], decode: bool = False, quiet: bool = False, workers
     return checked, damages
 
 
-def _verify_shard(path: Path, decode: bool) -> tuple[int, list[str]]:
+def _size(path: ShardPath) -> int:
+    return default_storage().remote.size(path) if isinstance(path, RemotePath) else path.stat().st_size
+
+
+def _verify_shard(path: ShardPath, decode: bool) -> tuple[int, list[str]]:
     """(samples, damages) of one shard; the samples of a damaged one do not count."""
-    found = list(_damages(path, decode))
-    return 0 if found else len(load_index(path).entries), found
-
-
-def _damages(path: Path, decode: bool) -> Iterator[str]:
     try:
-        shard = IndexedShard(path)
+        index = load_index(path)
     except ValueError as error:
-        yield str(error)
-        return
+        return 0, [str(error)]
+    if isinstance(path, RemotePath):
+        found = _remote_damages(path, index, decode)
+    else:
+        found = list(_damages(path, index, decode))
+    return 0 if found else len(index.entries), found
+
+
+def _remote_damages(path: RemotePath, index: ShardIndex, decode: bool) -> list[str]:
+    """A remote shard is copied once and compared here: every byte is read anyway, and the cache may not answer for the store."""
+    try:
+        check_size(path, _size(path), index.size)
+    except ValueError as error:
+        return [str(error)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        default_storage().remote.download(path, index.size, copy)
+        return [damage.replace(str(copy), str(path)) for damage in _damages(copy, index, decode)]
+
+
+def _damages(path: Path, index: ShardIndex, decode: bool) -> Iterator[str]:
+    shard = IndexedShard(path, index=index)
     named = False
     for position, entry in enumerate(shard.index.entries):
         members: dict[str, bytes] = {}
@@ -71,16 +102,16 @@ def _damages(path: Path, decode: bool) -> Iterator[str]:
         yield f"{path}: its sha256 differs from the index, though every member is intact: padding or a header has changed"
 
 
-def write_indexes(paths: list[Path], replace: bool = False, workers: int = 1) -> tuple[list[ShardIndex], int]:
+def write_indexes(paths: Sequence[ShardPath], replace: bool = False, workers: int = 1) -> tuple[list[ShardIndex], int]:
     """Write ``X.index.json`` for tars without one (with ``replace``: for all), and each folder's ``shards.json``: (indexes written, tars
     left as they were).
 
     Raises:
         ValueError: a tar is damaged or holds something else than samples.
     """
-    written = list(parallel_map(functools.partial(_write_index, replace=replace), shards_of(paths), workers))
+    written = list(parallel_map(functools.partial(_write_index, replace=replace), local_shards_of(paths), workers))
     for path in paths:
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             write_table(path)
     return [index for index in written if index is not None], written.count(None)
 

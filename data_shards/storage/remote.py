@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -65,6 +66,21 @@ class Remote:
             return await filesystem._cat_file(place)
 
         return self._retried(path, fetch, limit_s)
+
+    def size(self, path: RemotePath, limit_s: float | None = None) -> int:
+        """The file's length in bytes; raises like ``read_file``."""
+
+        async def fetch(filesystem: Any, place: str) -> int:
+            return int((await filesystem._info(place))["size"])
+
+        return self._retried(path, fetch, limit_s)
+
+    def download(self, path: RemotePath, size: int, target: Path) -> None:
+        """Copy the file's first ``size`` bytes, in requests of ``request_mib``; raises like ``read_range``, and OSError of the disk."""
+        step = self.options.request_bytes
+        with open(target, "wb") as file:
+            for start in range(0, size, step):
+                file.write(self.read_range(path, start, min(step, size - start)))
 
     def list_names(self, folder: RemotePath, limit_s: float | None = None) -> list[str] | None:
         """Names of the files directly in a folder of an object store, sorted; None for web servers, which have no listing."""

@@ -14,12 +14,11 @@ import contextlib
 import dataclasses
 import fnmatch
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from data_shards.storage.address import is_remote
+from data_shards.storage.address import ShardPath, is_remote
 from data_shards.storage.storage import Storage, default_storage
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
@@ -33,7 +32,7 @@ from mdpretrain.structures import DepthBatch
 
 
 def evaluation_loader(
-    folders: Sequence[Path | str],
+    folders: Sequence[ShardPath | str],
     image_size: tuple[int, int] | None,
     batch_size: int,
     prompt: PromptOptions | None = None,
