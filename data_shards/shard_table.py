@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
-from data_shards.index import ShardIndex, check_size, index_path, list_shards, load_index
+from data_shards.index import INDEX_SUFFIX, ShardIndex, check_size, index_path, list_shards, load_index
 from data_shards.storage.address import RemotePath, ShardPath, shard_path
 from data_shards.storage.options import StorageOptions
 from data_shards.storage.retry import MissingFileError
@@ -77,11 +77,20 @@ def open_table(folder: ShardPath | str, storage: Storage | None = None) -> list[
 def _open_local(folder: Path) -> list[tuple[ShardPath, ShardRow]]:
     begin_read(path_bytes(folder))
     paths, table = list_shards(folder), _local_table(folder)
+    _refuse_indexes_without_shards(folder, {tar.name for tar in paths})
     opened: list[tuple[ShardPath, ShardRow]] = []
     for tar in paths:
         begin_read(path_bytes(tar))
         opened.append((tar, _fresh_row(tar, table.get(tar.name)) or _row(load_index(tar))))
     return opened
+
+
+def _refuse_indexes_without_shards(folder: Path, shards: set[str]) -> None:
+    """What an index promises is delivered or reported: a shard that went missing beside its index is no smaller data set."""
+    for path in sorted(folder.glob("*" + INDEX_SUFFIX)):
+        tar = path.name.removesuffix(INDEX_SUFFIX) + ".tar"
+        if tar not in shards:
+            raise ValueError(f"{folder / tar}: is missing, but its index is there; copy the shard again, or delete {path.name}, too")
 
 
 def write_table(folder: Path) -> list[ShardRow]:

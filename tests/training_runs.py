@@ -136,16 +136,21 @@ class OneNumber(lightning.LightningModule):
 
 def losses(run_dir: pathlib.Path) -> dict[int, str]:
     """Step -> training loss, as written to the last digit."""
+    return column(run_dir, "train/loss")
+
+
+def column(run_dir: pathlib.Path, name: str) -> dict[int, str]:
+    """Step -> a figure of the run's log, where it was logged."""
     lines = (run_dir / "csv" / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
-    return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
+    return {int(row["step"]): row[name] for row in rows if row[name]}
 
 
-def audit(run_dir: pathlib.Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
-    """Exit code and printed text of ``mdpretrain audit``."""
-    capsys.readouterr()
+def audit(run_dir: pathlib.Path, capture: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Exit code and printed text of ``mdpretrain audit``; ``capture`` is capsys or capfd."""
+    capture.readouterr()
     code = main(["audit", str(run_dir), *options])
-    printed = capsys.readouterr()
+    printed = capture.readouterr()
     return code, printed.out + printed.err
 
 

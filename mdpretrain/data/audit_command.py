@@ -39,7 +39,7 @@ def audit_command(argv: list[str]) -> int:
     if not options.run.is_dir():
         raise ValueError(f"{options.run}: no such run folder")
     sessions = read_sessions(options.run / LEDGER_FOLDER)
-    checkpoints = {step: state for path in whole_checkpoints(options.run / FOLDER) for step, state in [_data_state(path)]}
+    checkpoints = {step: state for path in whole_checkpoints(options.run / FOLDER) for step, state in [data_state(path)]}
     planned = PlannedRun(read_fault_log(options.bad_samples or options.run / "bad_samples.jsonl"), _moved(options.shards))
     if not sessions and not checkpoints:
         raise ValueError(f"{options.run}: holds neither a ledger nor a checkpoint; train with --ledger true to have both")
@@ -69,8 +69,12 @@ def lines_of(report: Report) -> Iterator[str]:
         yield f"  the hashes of the checkpoints of steps {', '.join(map(str, report.hashes))} agree"
 
 
-def _data_state(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
-    """(steps, data state) of a checkpoint file or a DeepSpeed folder."""
+def data_state(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
+    """(steps, the data module's state) of a checkpoint file or a DeepSpeed folder.
+
+    Raises:
+        ValueError: it has none, or cannot be read.
+    """
     source = path
     if is_deepspeed_folder(path):
         found = sorted((path / "checkpoint").glob("*model_states.pt"))

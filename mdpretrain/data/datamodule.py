@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import mdpretrain.compat  # noqa: F401  (before lightning)
 
 # isort: split
-import dataclasses
-
 import torch
 from lightning.pytorch import LightningDataModule
 
@@ -136,7 +136,8 @@ class ShardDataModule(LightningDataModule):
         pipeline = SamplePipeline(self.image_size, self.augmentation, self.prompt, self.seed)
         budgets = [self.fault_budget.of(row) for row in rows]
         base = None if self._restored is None else self._restored["delivered"]
-        record = DeliveryRecord(self.order.names, self._fault_log(), base, self._open_ledger(first_step), self._join)
+        open_ledger = None if self.ledger_folder is None else functools.partial(self._open_ledger, self.ledger_folder, first_step)
+        record = DeliveryRecord(self.order.names, self._fault_log(), base, open_ledger, self._join)
         self._loader = TrainingLoader(
             TrainingBatches(self.order, readers, options, pipeline, share, budgets, self._fetch_ahead(readers, share)),
             self._epoch_length(),
@@ -232,20 +233,21 @@ class ShardDataModule(LightningDataModule):
         leg = self._legs[-1]
         return source in self._readers and (leg.first_step < steps or source in leg.earlier or steps == 0)
 
-    def _open_ledger(self, first_step: int) -> LedgerWriter | None:
-        """This process's file of a new session; the number of the session is rank 0's."""
-        if self.ledger_folder is None:
-            return None
+    def _open_ledger(self, folder: Path, first_step: int) -> LedgerWriter:
+        """This process's file of a new session; the number of the session is rank 0's.
+
+        At the first batch and not with the loader, which some strategies ask for once more than they use it.
+        """
         assert self.order is not None
         rank, world_size = self._layout()
-        number = next_session(self.ledger_folder) if rank == 0 else 0
+        number = next_session(folder) if rank == 0 else 0
         if world_size > 1:
             assert self.trainer is not None
             number = self.trainer.strategy.broadcast(number)
         if rank == 0:
             plan = {"first_step": first_step, "world_size": world_size, "num_workers": self.num_workers, "names": self.order.names}
-            write_plan(self.ledger_folder, number, plan | {"legs": [dataclasses.asdict(leg) for leg in self._legs]})
-        return LedgerWriter(session_folder(self.ledger_folder, number), rank)
+            write_plan(folder, number, plan | {"legs": [dataclasses.asdict(leg) for leg in self._legs]})
+        return LedgerWriter(session_folder(folder, number), rank)
 
     def _join(self, values: list[int]) -> list[int]:
         """Sums over all processes."""

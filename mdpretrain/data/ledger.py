@@ -84,7 +84,7 @@ class DeliveryRecord:
         names: the rows of the mixture.
         faults: where bad samples are listed.
         base: the ``state`` of the checkpoint that the run goes on from, None at the start of a run.
-        ledger: where keys are written, None for nowhere.
+        open_ledger: opens the file where keys are written, None for nowhere; called at the first batch, by every process together.
         join: adds up a list of integers over all processes, element by element; called by every process at the same steps.
     """
 
@@ -93,12 +93,13 @@ class DeliveryRecord:
         names: Sequence[str],
         faults: FaultLog | None = None,
         base: dict[str, Any] | None = None,
-        ledger: LedgerWriter | None = None,
+        open_ledger: Callable[[], LedgerWriter] | None = None,
         join: Callable[[list[int]], list[int]] | None = None,
     ) -> None:
         self.names = list(names)
         self.faults = faults or FaultLog(None)
-        self.ledger = ledger
+        self.ledger: LedgerWriter | None = None
+        self._open_ledger = open_ledger
         self._join = join or (lambda values: values)
         self._base = base or {"hash": hash_text((0, 0)), "samples": 0, "bad": {}}
         self._pending: collections.deque[_Receipt] = collections.deque()
@@ -108,6 +109,8 @@ class DeliveryRecord:
     def add(self, step: int, positions: np.ndarray, rows: Sequence[int], keys: Sequence[str], bad: Sequence[BadSample]) -> None:
         """Take note of a batch of consecutive ``positions``, of the mixture's ``rows`` and the samples' ``keys``."""
         assert (np.diff(positions) == 1).all(), "a process's part of a global batch is one range of positions"
+        if self._open_ledger is not None and self.ledger is None:
+            self.ledger = self._open_ledger()
         self.faults.record(bad)
         digests = np.array([key_digest(self.names[row], key) for row, key in zip(rows, keys, strict=True)], dtype=np.uint64)
         line = "" if self.ledger is None else f"{step} {positions[0]} {' '.join(f'{row}:{key}' for row, key in zip(rows, keys))}\n"
