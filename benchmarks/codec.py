@@ -1,13 +1,13 @@
 """Size and decoding speed of depth maps: this project's container against 16-bit PNG and other libraries, one core, one process.
 
-    python benchmarks/codec.py SHARDS_OR_RAW [SHARDS_OR_RAW ...] [--samples 40] [--rounds 9]
+    python benchmarks/codec.py SHARDS_OR_RAW [SHARDS_OR_RAW ...] [--samples 40] [--rounds 15]
 
 Reads folders of shards, or raw frames in the layout of ``data_shards/sources/simple.py`` (KEY.rgb.jpg, KEY.depth.png, KEY.json). Every
 codec gets the same 16-bit codes and gives the same float32 depth. PNG is written twice, as OpenCV does by default (larger) and as Pillow
 does (smaller), and each file is read by both; a row's PNG time is that of the file that OpenCV wrote, by the faster reader. Other
 libraries are measured where they are installed (zstandard, imagecodecs). All decoders of a frame take turns for ``--rounds`` rounds,
-and a decoder's time is its median, so that a busy machine slows all of them. Prints one row per source and kind of map (lidar:
-less than a quarter of the pixels measured), then the sums over all frames, which is what a training run reads.
+and a decoder's time is that of its best round: a busy machine slows PNG more than the others, which would flatter them. Prints one row
+per source and kind of map (lidar: less than a quarter of the pixels measured), then the sums over all frames: what a training run reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import collections
 import dataclasses
 import importlib.util
 import io
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,7 +92,7 @@ def _zstd(codes: np.ndarray, table: np.ndarray) -> Contender:
 
 
 def take_turns(contenders_of_map: dict[str, Contender], rounds: int) -> dict[str, float]:
-    """Median seconds of each decoder; one round first to warm up, in which all must agree.
+    """Best seconds of each decoder; one round first to warm up, in which all must agree.
 
     Raises:
         ValueError: a decoder gives another map than PNG.
@@ -108,7 +107,7 @@ def take_turns(contenders_of_map: dict[str, Contender], rounds: int) -> dict[str
             begin = time.perf_counter()
             contender.decode()
             seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return {name: min(times) for name, times in seconds.items()}
 
 
 def maps(path: Path, limit: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -168,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, metavar="SHARDS_OR_RAW")
     parser.add_argument("--samples", type=int, default=40, help="frames a source (raw) or a folder (shards), evenly spread (default: 40)")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     rows: dict[tuple[str, str], Totals] = collections.defaultdict(Totals)
