@@ -109,6 +109,22 @@ def s3_gateway(work: pathlib.Path) -> Iterator[str]:
         process.wait()
 
 
+@contextlib.contextmanager
+def gs_emulator() -> Iterator[str]:
+    """The address of a stub of Google's store with an empty bucket ``shards``; gcsfs talks to it while it runs."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="shards")
+    server.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:

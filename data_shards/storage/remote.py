@@ -117,10 +117,9 @@ class Remote:
     def _connect(self, path: RemotePath) -> Any:
         protocol = path.scheme
         try:
-            filesystem_class = fsspec.get_filesystem_class(protocol)
+            filesystem_class = _filesystem_class(protocol)
         except ImportError as error:
-            package = PACKAGES[protocol]
-            raise ValueError(f"{path}: reading {protocol}:// needs {package}; pip install 'mdpretrain[remote]'") from error
+            raise ValueError(f"{path}: reading {protocol}:// needs {PACKAGES[protocol]}; pip install 'mdpretrain[remote]'") from error
         filesystem = filesystem_class(**_client_options(protocol, self.options.stall_s), skip_instance_cache=True)
         if hasattr(filesystem, "retries"):
             filesystem.retries = 1
@@ -131,6 +130,16 @@ class Remote:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["options"])  # type: ignore[misc]
+
+
+def _filesystem_class(protocol: str) -> Any:
+    """Raises ImportError where the store's client is not installed."""
+    if protocol == "gs":
+        # The class that gcsfs registers asks for each bucket's type first, over gRPC, which takes a minute where only https is open.
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem
+    return fsspec.get_filesystem_class(protocol)
 
 
 def _client_options(protocol: str, stall_s: float) -> dict[str, Any]:

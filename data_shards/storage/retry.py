@@ -55,8 +55,8 @@ def with_retries(attempt: Callable[[float], Value], name: str, limit_s: float, s
             pause = random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries))
             left = limit_s - (time.monotonic() - start)
             if pause >= left:
-                spent = time.monotonic() - start
-                raise StorageError(f"{name}: no success in {tries} tries over {spent:.0f} s, the last: {describe(error)}") from error
+                spent = f"{tries} {'try' if tries == 1 else 'tries'} over {time.monotonic() - start:.0f} s"
+                raise StorageError(f"{name}: no success in {spent}, the last: {describe(error)}") from error
             sleep(pause)
 
 

@@ -182,7 +182,7 @@ def test_giving_up_in_time_names_the_address_and_the_last_reason() -> None:
 
     start = time.monotonic()
     with pytest.raises(
-        StorageError, match=r"http://h/x: no success in \d+ tries over \d s, the last: ConnectionRefusedError: connection refused"
+        StorageError, match=r"http://h/x: no success in \d+ tr(y|ies) over \d s, the last: ConnectionRefusedError: connection refused"
     ):
         with_retries(attempt, "http://h/x", 1.0)
     assert 0.3 < time.monotonic() - start <= 1.1
