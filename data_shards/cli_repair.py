@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
-from data_shards.cli_verb import FINDINGS, GOOD, add_verb, add_workers
+from data_shards.cli_verb import FINDINGS, GOOD, add_verb, add_workers, path_or_address
 from data_shards.repair import Repair, repair
 
 
@@ -15,7 +15,7 @@ def add_repair(verbs: argparse._SubParsersAction) -> None:
     """The verb ``repair``."""
     text = "Save what a damaged tar still holds, name what is lost, rebuild its index; without --output or --in-place only look."
     verb = add_verb(verbs, "repair", _repair, text)
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help="folders or tars")
     where = verb.add_mutually_exclusive_group()
     where.add_argument("--output", type=Path, help="folder for the good shards")
     where.add_argument("--in-place", action="store_true", help="replace damaged shards; the old files stay as X.tar.damaged")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_shards.atomic import TEMPORARY_MARK, sync_folder, write_atomically
@@ -18,6 +18,8 @@ from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.salvage import Loss, Salvage, salvage
 from data_shards.shard_table import TABLE_FILE, write_table
+from data_shards.storage.address import ShardPath
+from data_shards.verify import local_paths
 from data_shards.writer import ShardWriter
 
 DAMAGED_SUFFIX = ".damaged"
@@ -39,13 +41,13 @@ class Repair:
     written: Path | None = None
 
 
-def repair(paths: list[Path], output: Path | None, in_place: bool, workers: int = 1, quiet: bool = False) -> list[Repair]:
+def repair(paths: Sequence[ShardPath], output: Path | None, in_place: bool, workers: int = 1, quiet: bool = False) -> list[Repair]:
     """Examine and mend the shards that folders and single tars name, in their order.
 
     Raises:
         ValueError: a path is no shard, an earlier repair's ``.damaged`` file is in the way, the file system refuses.
     """
-    shards = [shard for path in paths for shard in _shards(path)]
+    shards = [shard for path in local_paths(paths) for shard in _shards(path)]
     if output is not None:
         names = [shard.name for shard in shards]
         if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -28,10 +28,15 @@ def shards_of(paths: Sequence[ShardPath]) -> list[ShardPath]:
 
 def local_shards_of(paths: Sequence[ShardPath]) -> list[Path]:
     """As ``shards_of``, for verbs that write beside the shards; ValueError for an address."""
+    return [path for path in shards_of(local_paths(paths)) if isinstance(path, Path)]
+
+
+def local_paths(paths: Sequence[ShardPath]) -> list[Path]:
+    """The paths, none of which is an address. Raises ValueError for one that is."""
     for path in paths:
         if isinstance(path, RemotePath):
             raise ValueError(f"{path}: this writes beside the shards; run it where they are local, and upload the result")
-    return [path for path in shards_of(paths) if isinstance(path, Path)]
+    return [path for path in paths if isinstance(path, Path)]
 
 
 def verify(paths: Sequence[ShardPath], decode: bool = False, quiet: bool = False, workers: int = 1) -> tuple[int, list[str]]:

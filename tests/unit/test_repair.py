@@ -291,6 +291,8 @@ def test_what_cannot_be_saved_or_called(tmp_path, shard, capsys):
     assert (tmp_path / "junk.tar").stat().st_size == 5000
     assert main(["repair", str(shard), "--output", str(shard.parent), "--quiet"]) == 2
     assert "choose another folder" in capsys.readouterr().err
+    assert main(["repair", "s3://bucket/shards", "--in-place", "--quiet"]) == 2
+    assert "s3://bucket/shards: this writes beside the shards; run it where they are local" in capsys.readouterr().err
     assert main(["repair", str(tmp_path / "missing"), "--quiet"]) == 2
     assert "no such folder" in capsys.readouterr().err
 
