@@ -46,6 +46,7 @@ def scaled(factor: float) -> Damage:
 
 def as_ray(sample: Sample, _: Sample) -> Sample:
     """Distances along the ray under a meta that says z (and the reverse)."""
+    assert sample.meta.camera is not None, f"{sample.meta.key}: this damage needs frames with a camera"
     x, y = rays(sample.depth.shape, sample.meta.image_size, sample.meta.camera)
     length = np.sqrt(1 + x * x + y * y)
     return with_depth(sample, sample.depth * (length if sample.meta.depth_type == DepthType.Z else 1 / length))
@@ -85,7 +86,12 @@ def of_another_frame(sample: Sample, other: Sample) -> Sample:
 
 def camera(change: Callable[[Camera, tuple[int, int]], Camera]) -> Damage:
     """Other intrinsics."""
-    return lambda sample, _: with_depth(sample, sample.depth, camera=change(sample.meta.camera, sample.meta.image_size))
+
+    def damage(sample: Sample, _: Sample) -> Sample:
+        assert sample.meta.camera is not None, f"{sample.meta.key}: this damage needs frames with a camera"
+        return with_depth(sample, sample.depth, camera=change(sample.meta.camera, sample.meta.image_size))
+
+    return damage
 
 
 def with_codes(metres: float) -> Damage:
@@ -180,13 +186,14 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 }
 
 
-def report_on(samples: list[Sample]) -> LintReport:
-    """Lint's report on samples as shards of 64 would hold them: written and read by the codecs."""
+def report_on(samples: list[Sample], coded: bool = True) -> LintReport:
+    """Lint's report on samples as shards of 64 would hold them; ``coded``: written and read by the codecs, as depth in shards is."""
     reads = []
     for number, sample in enumerate(samples):
         key = sample.meta.key
         path, position = Path(f"{number // 64:05d}.tar"), number % 64
-        reads.append(ReadSample(path, position, key, sample.meta.source, 0, members_to_sample(key, sample_to_members(sample))))
+        held = members_to_sample(key, sample_to_members(sample)) if coded else sample
+        reads.append(ReadSample(path, position, key, sample.meta.source, 0, held))
     return judge(reads)
 
 

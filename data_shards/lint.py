@@ -56,14 +56,14 @@ def judge(reads: Iterable[ReadSample]) -> LintReport:
 
 
 def _gather_depth(facts: SourceFacts, place: Place, sample: Sample) -> bool:
-    """What depth and camera say; returns whether both can be trusted enough to measure more by them."""
+    """What depth and camera say; returns whether both are sound enough to compare depth with colour."""
     meta, values = sample.meta, np.sort(sample.depth[np.isfinite(sample.depth)])
     on_values, on_camera = value_remarks(sample, values), camera_remarks(sample)
     for remark in on_values + on_camera:
         facts.object(place, remark)
     facts.add_camera(place, meta)
-    if not on_values:
-        facts.piles += [(depth, share, place) for depth, share in piles(values)]
+    at_the_ends = [] if on_values else piles(values)
+    facts.piles += [(depth, share, place) for depth, share in at_the_ends]
     trusted = not any(remark.severity == ERROR for remark in on_values + on_camera)
     height = None
     if meta.camera is not None and trusted:
@@ -73,7 +73,7 @@ def _gather_depth(facts: SourceFacts, place: Place, sample: Sample) -> bool:
         height = camera_height(sample.depth, meta.image_size, meta.camera, meta.depth_type)
     if meta.metric and values.size:
         facts.scales.append((place, Scale(float(np.median(values)), step_of(sample, values), height)))
-    return trusted
+    return trusted and not at_the_ends  # clipping takes most edges away
 
 
 def _gather_picture(facts: SourceFacts, place: Place, sample: Sample, trusted: bool, pictures: DuplicateSearch) -> None:

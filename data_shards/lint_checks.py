@@ -45,7 +45,9 @@ def value_remarks(sample: Sample, values: np.ndarray) -> list[Remark]:
     """All objections to a sample's depth that need no other sample, no image and no camera; ``values`` are its sorted depths."""
     found = [few_pixels(sample, values), wrong_aspect(sample)]
     if values.size >= FEW_PIXELS:
-        found += [few_values(values), largest_code(sample, values) or spike_at_the_end(values) or outlier(sample.depth, values)]
+        found += [few := few_values(values), largest_code(sample, values)]
+        if few is None and found[-1] is None:  # steps of coarse depth are spikes and gaps, too
+            found.append(spike_at_the_end(values) or outlier(sample.depth, values))
     return [remark for remark in found if remark is not None]
 
 

@@ -30,13 +30,13 @@ DENSE_SHARE = 0.2  # measured pixels below which a map (lidar) has no edges to s
 
 # A sample is misaligned if its best shift is at least this far (and 1.5 working pixels), and better than none by this many standard
 # errors over at least ten parts, while what agreement there is without a shift is less than half of that at the best one.
-LEAST_SHIFT, LEAST_SHIFT_PX, CLEAR, CLEAR_OF_SOURCE = 0.004, 1.5, 3.5, 5.0
+LEAST_SHIFT, LEAST_SHIFT_PX, CLEAR = 0.004, 1.5, 3.5
 FEWEST_PARTS, FEWEST_EDGES = 10, 150
 LEFT_WITHOUT_SHIFT, LEAST_GAIN = 0.5, 0.15
 PART_ERROR = 0.15  # the spread of gains between parts is taken to be no smaller: few parts agree by chance
 ENOUGH_SAMPLES, GAIN_OF_SOURCE = 5, 0.05
 # A source is not registered at all if its edges agree no better without a shift than anywhere. Good sources: 0.12 to 0.7 better.
-CHANCE, ENOUGH_TO_MISS = 0.05, 8
+CHANCE, ENOUGH_TO_MISS = 0.05, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +180,7 @@ class EdgeSums:
         middle, best = surface.shape[0] // 2, best_shift(surface)
         gain = surface[best] - surface[middle, middle]
         error = np.sqrt(max(self.squared_gain[best] / self.samples - gain**2, 1e-6) / self.samples)
-        if _length(best) >= LEAST_SHIFT and gain >= max(GAIN_OF_SOURCE, CLEAR_OF_SOURCE * error):
+        if _length(best) >= LEAST_SHIFT and gain >= max(GAIN_OF_SOURCE, CLEAR * error):
             return Remark("misaligned", ERROR, _length(best), _sentence(surface, best))
         background = float(np.median(surface))
         if self.samples >= ENOUGH_TO_MISS and surface[middle, middle] < background + CHANCE:

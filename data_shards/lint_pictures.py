@@ -24,6 +24,7 @@ from data_shards.reading import read_again
 from data_shards.schema import DepthType, Sample
 
 SHOWN = 3  # samples per finding
+SCALE = 1.6  # faults are small
 PIXEL_CHECKS = ("invalid_code", "outlier", "clipped")
 CAMERA_CHECKS = ("camera_resolution", "principal_point", "field_of_view", "focal_lengths", "aspect")
 RED, GREEN, BLUE = (0.9, 0.1, 0.1), (0.1, 0.75, 0.2), (0.2, 0.4, 0.9)
@@ -74,7 +75,7 @@ def picture_of(found: Finding, place: Place) -> bytes:
         lambda axes: draw_depth(axes, sample.depth, "depth", unit),
         lambda axes: _draw_wrong(axes, sample, found.check, place, unit),
     ]
-    return row_of_panels(panels, place.key)
+    return row_of_panels(panels, place.key, SCALE)
 
 
 def _draw_wrong(axes: Axes, sample: Sample, check: str, place: Place, unit: str) -> None:
@@ -102,7 +103,7 @@ def _draw_edges(axes: Axes, sample: Sample) -> None:
     """Depth edges on the image: where they are in red, where they would fit best in green."""
     grey, depth = at_working_size(cv2.cvtColor(decode_image(sample.image_bytes), cv2.COLOR_RGB2GRAY), sample.depth)
     canvas = np.repeat(0.6 * grey[..., None] / 255, 3, axis=2)
-    edge, _, _ = depth_edges(depth)
+    edge = _thickened(depth_edges(depth)[0])
     agreement = edge_agreement(grey.astype(np.uint8), depth)
     title = "depth edges"
     if agreement is not None:
@@ -134,7 +135,7 @@ def _draw_twin(axes: Axes, twin: Place) -> None:
 def _draw_frames(axes: Axes, sample: Sample) -> None:
     """The image's frame, the depth map's shape in it, the principal point and the image that the camera would fit."""
     width, height = sample.meta.image_size
-    boxes = [(width, height, "black", "image")]
+    boxes: list[tuple[float, float, str | tuple[float, float, float], str]] = [(width, height, "black", "image")]
     depth_height, depth_width = sample.depth.shape
     scale = min(width / depth_width, height / depth_height)
     boxes.append((depth_width * scale, depth_height * scale, BLUE, "depth's shape"))
@@ -165,9 +166,14 @@ def _draw_pixels(axes: Axes, depth: np.ndarray, check: str, number: float) -> No
     else:
         wrong = measured & (np.abs(depth / number - 1) <= CODE_TOLERANCE)
     canvas = _grey_depth(depth)
-    reach = max(1, max(depth.shape) // 200)  # single pixels would not be seen
-    canvas[cv2.dilate(wrong.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0] = RED
+    canvas[_thickened(wrong)] = RED
     _show(axes, canvas, f"{np.count_nonzero(wrong)} pixels")
+
+
+def _thickened(mask: np.ndarray) -> np.ndarray:
+    """A mask whose single pixels and thin lines are seen in a small picture."""
+    reach = max(1, max(mask.shape) // 200)
+    return cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
 
 
 def _grey_depth(depth: np.ndarray) -> np.ndarray:

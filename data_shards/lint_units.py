@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -30,9 +31,9 @@ LARGEST_STEP_M, FEWEST_CODES = 0.1, 50  # no depth map is made in steps of 10 cm
 PLAUSIBLE_HEIGHT_M, POSSIBLE_HEIGHT_M = (0.2, 4.0), (0.1, 10.0)
 ENOUGH_HEIGHTS = 3
 # A sample against its source: it must lie a factor of 3 outside the bulk (10th to 90th percentile) of at least ten, come back
-# into the bulk (within a factor of 1.5) when a power of ten is taken out, and its floor, if seen, must be off as well.
+# into the bulk (within a factor of 1.5) when a power of ten is taken out, and its floor, if seen, must be off by the same power.
 ENOUGH_OTHERS, BULK = 10, (0.1, 0.9)
-OUTSIDE_BULK, INSIDE_BULK, SAME_POWER = np.log10(3), np.log10(1.5), 0.4
+OUTSIDE_BULK, INSIDE_BULK, SAME_POWER, POWERS = math.log10(3), math.log10(1.5), 0.4, (-3, -2, -1, 1, 2, 3)
 UNITS = {1000.0: "millimetres", 100.0: "centimetres", 10.0: "a tenth of the declared unit", 0.1: "ten times the declared unit"}
 UNITS |= {0.01: "a hundred times the declared unit", 0.001: "kilometres, or metres divided by 1000 once more"}
 
@@ -96,45 +97,38 @@ def judge_samples(scales: list[Scale]) -> dict[int, Remark]:
         return {}
     medians = np.log10([scale.median_m for scale in scales])
     heights = np.log10([np.nan if scale.height_m is None else scale.height_m for scale in scales])
+    limits = _bulk(medians), _bulk(heights)
+    centre = float(np.median(medians))
     found = {}
-    for number, (by_median, by_height) in enumerate(zip(_powers_off(medians), _powers_off(heights))):
-        power = by_median or by_height
-        if power and _agrees(medians, number, power) and _agrees(heights, number, power):
-            ratio = float(10 ** (medians[number] - np.median(medians)))
-            message = (
-                f"median depth {10 ** medians[number]:.3g} m, that of the source's samples is {10 ** np.median(medians):.3g} m: "
-                f"off by {10.0**power:g}?"
-            )
-            found[number] = Remark("unit", WARNING, ratio, message, abs(np.log10(ratio)))
+    for number, values in enumerate(zip(medians, heights)):
+        outside = [not _inside(value, bulk, OUTSIDE_BULK) for value, bulk in zip(values, limits)]
+        if not any(outside):
+            continue
+        tolerances = [INSIDE_BULK if is_outside else SAME_POWER for is_outside in outside]
+        for power in sorted(POWERS, key=lambda power: abs(values[0] - power - centre)):
+            if all(_inside(value - power, bulk, tolerance) for value, bulk, tolerance in zip(values, limits, tolerances)):
+                found[number] = _off_by(10.0**power, 10 ** values[0], 10**centre)
+                break
     return found
 
 
-def _powers_off(logarithms: np.ndarray) -> list[int]:
-    """For each value (S,), the power of ten by which it is outside the bulk and back inside without it; 0 where it is not."""
+def _off_by(factor: float, median: float, usual: float) -> Remark:
+    message = f"median depth {median:.3g} m, that of the source's samples is {usual:.3g} m: off by {factor:g}?"
+    return Remark("unit", WARNING, median / usual, message, abs(math.log10(median / usual)))
+
+
+def _bulk(logarithms: np.ndarray) -> tuple[float, float]:
+    """Between which values most of a source's samples lie; everything where too few are known."""
     known = logarithms[np.isfinite(logarithms)]
     if known.size < ENOUGH_OTHERS:
-        return [0] * logarithms.size
+        return -math.inf, math.inf
     low, high = np.quantile(known, BULK)
-    centre = np.median(known)
-    powers = []
-    for value in logarithms:
-        power = 0
-        if np.isfinite(value) and not low - OUTSIDE_BULK <= value <= high + OUTSIDE_BULK:
-            power = round(float(value - centre))
-            if not low - INSIDE_BULK <= value - power <= high + INSIDE_BULK:
-                power = 0
-        powers.append(power)
-    return powers
+    return float(low), float(high)
 
 
-def _agrees(logarithms: np.ndarray, number: int, power: int) -> bool:
-    """Whether a value without the power of ten is as good as the others of its kind, or unknown."""
-    known = logarithms[np.isfinite(logarithms)]
-    value = logarithms[number]
-    if not np.isfinite(value) or known.size < ENOUGH_OTHERS:
-        return True
-    low, high = np.quantile(known, BULK)
-    return bool(low - SAME_POWER <= value - power <= high + SAME_POWER)
+def _inside(value: float, bulk: tuple[float, float], tolerance: float) -> bool:
+    """Whether a logarithm lies in the bulk, or is not known."""
+    return not np.isfinite(value) or bulk[0] - tolerance <= value <= bulk[1] + tolerance
 
 
 def _suggestion(median: float, wanted: tuple[float, float]) -> str:

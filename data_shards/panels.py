@@ -28,9 +28,9 @@ section { border-top: 1px solid #ccc; padding: 12px 0 } code { font-size: 13px }
 Panel = Callable[[Axes], None]
 
 
-def row_of_panels(panels: Sequence[Panel], title: str) -> bytes:
-    """A PNG with one panel beside the other."""
-    figure = Figure(figsize=(PANEL_WIDTH * len(panels), PANEL_HEIGHT), dpi=DOTS_PER_INCH)
+def row_of_panels(panels: Sequence[Panel], title: str, scale: float = 1.0) -> bytes:
+    """A PNG with one panel beside the other; ``scale`` enlarges the panels, not the letters."""
+    figure = Figure(figsize=(scale * PANEL_WIDTH * len(panels), scale * PANEL_HEIGHT), dpi=DOTS_PER_INCH)
     axes_of_row = figure.subplots(1, len(panels), squeeze=False)[0]
     figure.subplots_adjust(0.01, 0.16, 0.99, 0.9, wspace=0.3)
     for draw, axes in zip(panels, axes_of_row):
