@@ -26,10 +26,11 @@ from data_shards.schema import Camera, DepthType, LabelKind, Sample, SampleMeta
 from data_shards.writer import write_shard
 from mdpretrain.data.collate import collate
 from mdpretrain.data.crops import View, random_view
-from mdpretrain.data.faults import FaultBudget, FaultLog
+from mdpretrain.data.faults import FaultBudget
+from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
 from mdpretrain.data.order import ShuffleOptions
-from mdpretrain.data.pipeline import AUGMENTATION, Augmentation, DepthLimits, PromptOptions, SamplePipeline, random_generator
+from mdpretrain.data.pipeline import AUGMENTATION, Augmentation, PromptOptions, RowOptions, SamplePipeline, random_generator
 from mdpretrain.data.resample import read_colour, sample_depth
 from mdpretrain.data.shard_folder import ShardFolder
 from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader
@@ -86,7 +87,7 @@ def measure(
     generators = [random_generator(AUGMENTATION, 0, index) for index in indices]
     views = [view_of(sample, image_size, augmentation, rng) for sample, rng in zip(decoded, generators)]
     pipeline = SamplePipeline(image_size, augmentation, prompt, seed=0)
-    rows = [pipeline(sample, index, DepthLimits()) for index, sample in zip(indices, decoded)]
+    rows = [pipeline(sample, index, RowOptions()) for index, sample in zip(indices, decoded)]
     images = [read_colour(sample, view) for sample, view in zip(decoded, views)]
     sampler, jitter = PromptSampler(PROMPT_POINTS), augmentation.colour
     assert jitter is not None
@@ -113,10 +114,9 @@ def view_of(sample: Sample, image_size: tuple[int, int], augmentation: Augmentat
 
 
 def make_loader(folder: ShardFolder, pipeline: SamplePipeline, batch_size: int, steps: int) -> TrainingLoader:
-    budget = FaultBudget()
     order = GlobalOrder(["bench"], [1.0], [folder.shard_sizes], 0, ShuffleOptions())
-    batches = TrainingBatches(order, [folder], [DepthLimits()], pipeline, Share(batch_size), budget)
-    return TrainingLoader(batches, steps, 0, FaultLog(budget, None), {})
+    batches = TrainingBatches(order, [folder], [RowOptions()], pipeline, Share(batch_size), [FaultBudget()])
+    return TrainingLoader(batches, steps, 0, DeliveryRecord(order.names))
 
 
 def print_table(times: dict[str, float], whole: float, title: str) -> None:

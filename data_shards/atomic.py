@@ -1,9 +1,11 @@
-"""Files that are either complete or not there: written aside as ``NAME.tmp-PID``, flushed to disk, renamed."""
+"""Files that are either complete or not there: written aside as ``NAME.tmp-TOKEN``, flushed to disk, renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,12 +16,14 @@ TEMPORARY_MARK = ".tmp-"
 class FileAside:
     """A file being written beside its final path. Nothing has the final name until ``publish``; ``discard`` leaves no trace.
 
-    Every failure of the file system (disk full, quota, read-only) is a ``ValueError`` that names the final path.
+    ``temporary`` is where it is written, on the same file system; by default beside ``path`` under a name that no other process of
+    this or another machine takes. Every failure of the file system (disk full, quota, read-only) is a ``ValueError`` that names the
+    final path.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, temporary: Path | None = None) -> None:
         self.path = Path(path)
-        self.temporary = self.path.with_name(f"{self.path.name}{TEMPORARY_MARK}{os.getpid()}")
+        self.temporary = temporary or self.path.with_name(f"{self.path.name}{TEMPORARY_MARK}{own_token()}")
         self.position = 0
         with self._named_failures():
             self._file: BinaryIO = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by finish or discard)
@@ -32,6 +36,11 @@ class FileAside:
 
     def tell(self) -> int:
         return self.position
+
+    def flush(self) -> None:
+        """Hand everything to the kernel: it survives this process, though not a power cut."""
+        with self._named_failures():
+            self._file.flush()
 
     def finish(self) -> None:
         """Everything is on the disk, still under the temporary name."""
@@ -46,10 +55,14 @@ class FileAside:
             os.replace(self.temporary, self.path)
             sync_folder(self.path.parent)
 
-    def discard(self) -> None:
-        """Remove the temporary file, whatever state it is in."""
+    def abandon(self) -> None:
+        """Close the temporary file and leave it there, whatever state it is in."""
         with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
             self._file.close()
+
+    def discard(self) -> None:
+        """Remove the temporary file, whatever state it is in."""
+        self.abandon()
         self.temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -58,6 +71,11 @@ class FileAside:
             yield
         except OSError as error:
             raise ValueError(f"{self.path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+
+
+def own_token() -> str:
+    """A part of a file name that no other process takes: process numbers repeat between the nodes that share a folder."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def write_atomically(path: Path | str, data: bytes) -> None:
@@ -86,9 +104,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_temporary_files(folder: Path | str) -> list[Path]:
-    """Delete what a killed writer left in the folder; returns what was deleted. Only for folders that nobody writes to now."""
+def remove_temporary_files(folder: Path | str, older_than_s: float = 0.0) -> list[Path]:
+    """Delete what a killed writer left in the folder; returns what was deleted. Only for folders that nobody writes to now, or with an
+    age that no file in work has."""
+    oldest = time.time() - older_than_s
     leftovers = sorted(Path(folder).glob(f"*{TEMPORARY_MARK}*"))
+    if older_than_s:
+        leftovers = [path for path in leftovers if path.stat().st_mtime < oldest]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers

@@ -8,39 +8,26 @@ Beside the shards lie ``dataset.json`` (what was built from what), ``rejects.jso
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.process
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_shards.atomic import remove_temporary_files, write_atomically
-from data_shards.build_worker import (
-    STATE_FOLDER,
-    Chunk,
-    ChunkResult,
-    GroupFilter,
-    ShardSettings,
-    build_chunk,
-    build_chunk_in_worker,
-    finished_chunk,
-    start_worker,
-)
-from data_shards.index import load_index
+from data_shards.atomic import write_atomically
+from data_shards.build_state import STATE_FOLDER, ChunkResult, claim_machine_paths, clean, mark_task, summary_lock
+from data_shards.build_summary import DATASET_FILE, BuildResult, chunk_names, finished_chunks, json_bytes, summarise
+from data_shards.build_tasks import ONLY_TASK, Task
+from data_shards.build_worker import Chunk, GroupFilter, ShardSettings, build_chunk, build_chunk_in_worker, from_input, start_worker
+from data_shards.parallel import process_pool
 from data_shards.progress import progress_bar
 from data_shards.schema import SCHEMA_VERSION
 from data_shards.sources.base import Source, SourceItem
 from data_shards.sources.registry import make_source
 
-DATASET_FILE = "dataset.json"
-REJECTS_FILE = "rejects.jsonl"
 LARGEST_DEFAULT_CHUNK = 128
 DEFAULT_CHUNKS = 16
 
@@ -58,25 +45,21 @@ class BuildRequest:
     quantisation: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class BuildResult:
-    """What the folder holds after a build; ``reused``: nothing was left to do."""
+def build(
+    request: BuildRequest,
+    output: Path | str,
+    workers: int = 1,
+    start_method: str = "fork",
+    quiet: bool = False,
+    task: Task = ONLY_TASK,
+) -> BuildResult:
+    """Build the shards of ``request`` into ``output``; what an earlier, equal build has done is kept, finished or not.
 
-    output: Path
-    samples: int
-    rejected: int
-    filtered: int
-    shards: tuple[str, ...]
-    reused: bool
-    first_reason: str | None
-
-
-def build(request: BuildRequest, output: Path | str, workers: int = 1, start_method: str = "fork", quiet: bool = False) -> BuildResult:
-    """Build the shards of ``request`` into ``output``; finished chunks of an earlier, equal build are kept.
+    With a ``task`` of several only its share is built, and ``build_summary.merge`` completes the folder when all are done.
 
     Raises:
         ValueError: the source refuses its input or options, ``output`` holds a build with other arguments, a key comes twice, the
-            disk is full, the input went away, a worker died.
+            disk is full, the input went away, a worker died, another build writes the same shard.
         KeyboardInterrupt: workers are stopped first; the same call continues.
     """
     output = Path(output).resolve()
@@ -85,20 +68,27 @@ def build(request: BuildRequest, output: Path | str, workers: int = 1, start_met
     source = make_source(request.source, request.input_path, request.options)
     items = _items(source, request)
     record = _record(request, items)
-    chunks = _chunks(request.source, items, record["items_per_shard"])
+    chunks = [chunk for chunk in _chunks(request.source, items, record["items_per_shard"]) if task.owns(chunk.number)]
     _make_folder(output)
-    with _locked(output):
-        _refuse_other_build(output, record)
-        remove_temporary_files(output)
-        remove_temporary_files(output / STATE_FOLDER)
-        results = {chunk.shard: done for chunk in chunks if (done := finished_chunk(output, chunk.shard)) is not None}
-        pending = [chunk for chunk in chunks if chunk.shard not in results]
-        if pending:
-            write_atomically(output / DATASET_FILE, _json_bytes(record | {"complete": False}))
-            settings = ShardSettings(source, request.input_path, request.groups, output, request.container, request.quantisation)
+    with summary_lock(output):
+        _claim(output, request, record, task)
+    clean(output, leftovers=False)
+    results = finished_chunks(output, [chunk.shard for chunk in chunks], record["fingerprint"], workers)
+    pending = [chunk for chunk in chunks if chunk.shard not in results]
+    if pending:
+        with summary_lock(output):
+            write_atomically(output / DATASET_FILE, json_bytes(record | {"complete": False}))
+        settings = ShardSettings(
+            source, request.input_path, request.groups, output, request.container, request.quantisation, record["fingerprint"]
+        )
+        try:
             for result in _run(settings, pending, workers, start_method, sum(len(c.items) for c in chunks), quiet):
                 results[result.shard] = result
-        return _finish(output, record, [results[chunk.shard] for chunk in chunks], reused=not pending)
+        except BaseException:
+            clean(output, leftovers=False)
+            raise
+    ordered = [results[chunk.shard] for chunk in chunks]
+    return summarise(output, record, ordered, workers, reused=not pending) if task.count == 1 else _part(output, ordered, not pending)
 
 
 def default_items_per_shard(items: int) -> int:
@@ -128,8 +118,7 @@ def _record(request: BuildRequest, items: list[SourceItem]) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "source": request.source,
-        "input": None if request.input_path is None else str(request.input_path),
-        "options": dict(sorted(request.options.items())),
+        "options": {name: _portable(value, request.input_path) for name, value in sorted(request.options.items())},
         "only": list(request.groups.only),
         "exclude": list(request.groups.exclude),
         "container": request.container,
@@ -144,10 +133,21 @@ def _record(request: BuildRequest, items: list[SourceItem]) -> dict[str, Any]:
     return arguments | {"item_keys_sha256": keys, "fingerprint": fingerprint}
 
 
+def _portable(option: str, input_path: Path | None) -> str:
+    """An option without this machine's paths: dataset.json is the same wherever the same data are built (see ``_machine_paths``)."""
+    text = option if input_path is None else from_input(option, input_path)
+    return Path(text).name if Path(text).is_absolute() else text
+
+
+def _machine_paths(request: BuildRequest) -> dict[str, str]:
+    """What ``_portable`` leaves out: absolute paths, kept in .build only, so that two inputs are never mixed."""
+    options = {f"option {name}": value for name, value in sorted(request.options.items()) if Path(value).is_absolute()}
+    return options | ({} if request.input_path is None else {"input": str(request.input_path)})
+
+
 def _chunks(name: str, items: list[SourceItem], size: int) -> list[Chunk]:
-    return [
-        Chunk(f"{name}-{number:06d}.tar", tuple(items[start : start + size])) for number, start in enumerate(range(0, len(items), size))
-    ]
+    names = chunk_names(name, len(items), size)
+    return [Chunk(number, shard, tuple(items[number * size : (number + 1) * size])) for number, shard in enumerate(names)]
 
 
 def _make_folder(output: Path) -> None:
@@ -157,17 +157,30 @@ def _make_folder(output: Path) -> None:
         raise ValueError(f"{output}: cannot be made ({error.strerror}); choose another --output") from error
 
 
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """One build per folder. The lock is the kernel's and ends with the process, however that ends."""
-    with open(output / STATE_FOLDER / "lock", "w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{output}: another build is writing here; wait for it, or choose another --output") from error
-        except OSError:
-            pass  # a file system without locks: two builds at once still write equal bytes
-        yield
+def _claim(output: Path, request: BuildRequest, record: dict[str, Any], task: Task) -> None:
+    """Make the folder this build's own, or refuse one with other shards."""
+    _refuse_other_build(output, record)
+    if paths := _machine_paths(request):
+        claim_machine_paths(output, paths)
+    if not (output / DATASET_FILE).exists():
+        write_atomically(output / DATASET_FILE, json_bytes(record | {"complete": False}))
+    if task.count > 1:
+        mark_task(output, task.number, task.count)
+
+
+def _part(output: Path, results: list[ChunkResult], reused: bool) -> BuildResult:
+    """What one task of several has made."""
+    rejects = [reject for result in results for reject in result.rejects]
+    return BuildResult(
+        output,
+        samples=sum(result.samples for result in results),
+        rejected=len(rejects),
+        filtered=sum(result.filtered for result in results),
+        shards=tuple(result.shard for result in results if result.samples),
+        reused=reused,
+        first_reason=rejects[0]["reason"] if rejects else None,
+        whole=False,
+    )
 
 
 def _refuse_other_build(output: Path, record: dict[str, Any]) -> None:
@@ -210,14 +223,9 @@ def _run(settings: ShardSettings, pending: list[Chunk], workers: int, start_meth
 def _run_in_processes(
     settings: ShardSettings, pending: list[Chunk], workers: int, start_method: str, report: Callable[[int, int], None]
 ) -> Iterator[ChunkResult]:
-    context = multiprocessing.get_context(start_method)
-    counters = context.Array("q", 2)
-    others = set(multiprocessing.active_children())
-    executor = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(pending)), context, initializer=start_worker, initargs=(settings, counters, os.getpid())
-    )
+    counters = multiprocessing.get_context(start_method).Array("q", 2)
     seen = [0, 0]
-    try:
+    with process_pool(min(workers, len(pending)), start_method, start_worker, (settings, counters)) as executor:
         waiting = {executor.submit(build_chunk_in_worker, chunk) for chunk in pending}
         while waiting:
             done, waiting = concurrent.futures.wait(waiting, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -226,40 +234,3 @@ def _run_in_processes(
             seen = now
             for future in done:
                 yield future.result()
-        executor.shutdown()
-    except BaseException as error:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()
-            worker.join()
-        remove_temporary_files(settings.output)
-        remove_temporary_files(settings.output / STATE_FOLDER)
-        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
-            raise ValueError("a worker process was killed (out of memory?); run the same command again, with fewer --workers") from error
-        raise
-
-
-def _finish(output: Path, record: dict[str, Any], results: list[ChunkResult], reused: bool) -> BuildResult:
-    """Check keys across shards, then write the two summary files; the same results give the same bytes."""
-    shards = [result.shard for result in results if result.samples]
-    where: dict[str, str] = {}
-    content = hashlib.sha256()
-    for shard in shards:
-        index = load_index(output / shard)
-        content.update(index.sha256.encode())
-        for entry in index.entries:
-            if entry.key in where:
-                raise ValueError(
-                    f"{output}: the key {entry.key!r} is in {where[entry.key]} and in {shard}; keys must be unique in a source"
-                )
-            where[entry.key] = shard
-    rejects = [reject | {"shard": result.shard} for result in results for reject in result.rejects]
-    counts = {"samples": len(where), "rejected": len(rejects), "filtered": sum(result.filtered for result in results)}
-    write_atomically(output / REJECTS_FILE, "".join(json.dumps(reject) + "\n" for reject in rejects).encode())
-    summary = record | counts | {"shards": shards, "content_sha256": content.hexdigest(), "complete": True}
-    write_atomically(output / DATASET_FILE, _json_bytes(summary))
-    return BuildResult(output, **counts, shards=tuple(shards), reused=reused, first_reason=rejects[0]["reason"] if rejects else None)
-
-
-def _json_bytes(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()

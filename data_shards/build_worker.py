@@ -5,25 +5,18 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fnmatch
-import itertools
-import json
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from multiprocessing.sharedctypes import SynchronizedArray
 from pathlib import Path
 from typing import Any
 
-from data_shards.atomic import write_atomically
-from data_shards.index import load_index
+from data_shards.build_journal import ChunkInWork
+from data_shards.build_state import ChunkResult, chunk_lock, finished_chunk
 from data_shards.samples import sample_to_members
 from data_shards.schema import Sample
 from data_shards.sources.base import RejectedSample, Source, SourceItem
-from data_shards.writer import KeyedMembers, write_shard
 
-STATE_FOLDER = ".build"
 # What a lost mount or a failing disk answers; not a matter of one file.
 BROKEN_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.EREMOTEIO)
 
@@ -50,88 +43,86 @@ class ShardSettings:
     output: Path
     container: str
     quantisation: str | None
+    fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """The items of one shard; ``shard`` is the tar's file name."""
+    """The items of one shard; ``number`` counts the chunks of a build, ``shard`` is the tar's file name."""
 
+    number: int
     shard: str
     items: tuple[SourceItem, ...]
-
-
-@dataclasses.dataclass
-class ChunkResult:
-    """What came of a chunk; kept as ``.build/SHARD.json``, so that a continued build still knows it."""
-
-    shard: str
-    samples: int = 0
-    filtered: int = 0
-    rejects: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
 
 Report = Callable[[int, int], None]  # (items done, samples rejected) since the last report
 
 
 def build_chunk(settings: ShardSettings, chunk: Chunk, report: Report) -> ChunkResult:
-    """Read, encode and write the items of one chunk. Bad items land in ``rejects``; no shard is written if nothing is left.
+    """Read, encode and write the items of one chunk, from where a killed worker stopped. Bad items land in ``rejects``; no shard is
+    written if nothing is left.
 
     Raises:
-        ValueError: the output cannot be written, the input is gone, or the source gave a key twice.
+        ValueError: the output cannot be written, the input is gone, another build writes this chunk, or the source gave a key twice.
     """
-    result = ChunkResult(chunk.shard)
-    samples = _samples_of(settings, chunk, result, report)
-    first = next(samples, None)
-    path = settings.output / chunk.shard
-    if first is not None:
-        write_shard(path, itertools.chain([first], samples))
-    write_atomically(_state_path(path), (json.dumps(dataclasses.asdict(result), indent=1) + "\n").encode())
-    return result
+    with chunk_lock(settings.output, chunk.number, chunk.shard):
+        finished = finished_chunk(settings.output, chunk.shard, settings.fingerprint)
+        if finished is not None:  # by another build, since this one looked
+            report(len(chunk.items), len(finished.rejects))
+            return finished
+        work = ChunkInWork(settings.output, chunk.shard, settings.fingerprint)
+        try:
+            report(work.next[0], len(work.result.rejects))
+            for number in range(work.next[0], len(chunk.items)):
+                rejected_before = len(work.result.rejects)
+                _build_item(settings, work, number, chunk.items[number])
+                report(1, len(work.result.rejects) - rejected_before)
+            return work.publish()
+        except BaseException:
+            work.abandon()
+            raise
 
 
-def finished_chunk(output: Path, shard: str) -> ChunkResult | None:
-    """What an earlier build left of this chunk, if it is complete and its shard is whole (by size), else None."""
-    path = output / shard
+def _build_item(settings: ShardSettings, work: ChunkInWork, number: int, item: SourceItem) -> None:
+    """All samples of an item, or those that have no outcome yet."""
+    first = work.next[1] if work.next[0] == number else 0
     try:
-        result = ChunkResult(**json.loads(_state_path(path).read_bytes()))
-        if result.samples and len(load_index(path).entries) != result.samples:
-            return None
-    except (OSError, ValueError, TypeError):
-        return None
-    return result
-
-
-def _state_path(shard: Path) -> Path:
-    return shard.parent / STATE_FOLDER / f"{shard.stem}.json"
-
-
-def _samples_of(settings: ShardSettings, chunk: Chunk, result: ChunkResult, report: Report) -> Iterator[KeyedMembers]:
-    for item in chunk.items:
-        rejected_before = len(result.rejects)
-        for sample in _read(settings, item, result):
-            if not settings.groups.keeps(sample.meta.group):
-                result.filtered += 1
-                continue
-            try:
-                members = sample_to_members(sample, settings.container, settings.quantisation)
-            except ValueError as error:
-                result.rejects.append({"key": sample.meta.key, "reason": str(error)})
-                continue
-            result.samples += 1
-            yield sample.meta.key, members
-        report(1, len(result.rejects) - rejected_before)
-
-
-def _read(settings: ShardSettings, item: SourceItem, result: ChunkResult) -> list[Sample]:
-    try:
-        return settings.source.read(item)
+        samples = settings.source.read(item)
     except MemoryError:
         raise
     except Exception as error:  # one bad file must not end a long build, whatever it makes a parser do
         _refuse_broken_storage(settings, error)
         expected = isinstance(error, RejectedSample | ValueError | OSError)
-        result.rejects.append({"key": item.key, "reason": str(error) if expected else f"{type(error).__name__}: {error}"})
-        return []
+        work.add_reject(item.key, _reason(settings, str(error) if expected else f"{type(error).__name__}: {error}"), (number + 1, 0))
+        return
+    if not samples:
+        work.add_filtered(0, (number + 1, 0))
+    for position in range(first, len(samples)):
+        after = (number, position + 1) if position + 1 < len(samples) else (number + 1, 0)
+        _build_sample(settings, work, samples[position], after)
+
+
+def _build_sample(settings: ShardSettings, work: ChunkInWork, sample: Sample, after: tuple[int, int]) -> None:
+    if not settings.groups.keeps(sample.meta.group):
+        work.add_filtered(1, after)
+        return
+    try:
+        members = sample_to_members(sample, settings.container, settings.quantisation)
+    except ValueError as error:
+        work.add_reject(sample.meta.key, _reason(settings, str(error)), after)
+        return
+    work.add_sample(sample.meta.key, members, after)
+
+
+def _reason(settings: ShardSettings, text: str) -> str:
+    """Files in rejects.jsonl are named from the input folder on, so that the same data give the same list on every machine."""
+    return text if settings.input_path is None else from_input(text, settings.input_path)
+
+
+def from_input(text: str, input_path: Path) -> str:
+    """``text`` with paths inside ``input_path`` (absolute) written from there on, and the folder itself as '.'."""
+    paths = rf"(?<![\w./-]){re.escape(str(input_path))}(?:/|(?![\w.-]))"
+    return re.sub(paths, lambda found: "" if found.group().endswith("/") else ".", text)
 
 
 def _refuse_broken_storage(settings: ShardSettings, error: Exception) -> None:
@@ -148,18 +139,10 @@ _settings: ShardSettings
 _counters: Any
 
 
-def start_worker(settings: ShardSettings, counters: SynchronizedArray[int], parent: int) -> None:
-    """Initialise a worker process. Ctrl-C is the parent's business; a worker ends with its parent, however that ended."""
+def start_worker(settings: ShardSettings, counters: SynchronizedArray[int]) -> None:
+    """Initialise a worker process."""
     global _settings, _counters
     _settings, _counters = settings, counters
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 def build_chunk_in_worker(chunk: Chunk) -> ChunkResult:

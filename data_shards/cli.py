@@ -1,4 +1,7 @@
-"""``data-shards``: build, index, verify, lint, preview and stats of shards. Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C."""
+"""``data-shards``: sources, build, merge, index, verify, repair, lint, preview, stats and mix.
+
+Exit codes: 0 good, 1 findings, 2 a wrong call, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from data_shards.codecs import CONTAINERS, QUANTISATIONS
-from data_shards.sources.registry import SOURCES, option_types
-
-GOOD, FINDINGS, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+from data_shards.cli_build import add_build
+from data_shards.cli_mix import add_mix
+from data_shards.cli_repair import add_repair
+from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED, PATHS_HELP, WRONG_CALL, add_verb, add_workers, path_or_address
+from data_shards.storage.retry import StorageError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,13 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except ValueError as error:
+    except (ValueError, StorageError) as error:
         if arguments.debug:
             raise
         print(f"data-shards {arguments.verb}: {error}", file=sys.stderr)
         return WRONG_CALL
     except KeyboardInterrupt:
-        kept = "; finished shards are kept, the same command continues where this one stopped" if arguments.verb == "build" else ""
+        kept = "; finished samples are kept, the same command continues where this one stopped" if arguments.verb == "build" else ""
         print(f"\ndata-shards {arguments.verb}: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `| head`
@@ -35,102 +39,57 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="data-shards", description="Build and inspect shards of RGB-D samples (docs/data_format.md).")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_build(verbs)
+    add_build(verbs)
     _add_reading_verbs(verbs)
+    add_mix(verbs)
     return parser
 
 
-def _verb(verbs: argparse._SubParsersAction, name: str, run, text: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verb.set_defaults(run=run)
-    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    verb.add_argument("--quiet", action="store_true", help="no progress bar")
-    return verb
-
-
-def _add_build(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "build", _build, "Turn a raw source into shards; run again to continue, or to see that all is done.")
-    verb.epilog = f"sources: {', '.join(SOURCES)}\nthe options of one: data-shards build SOURCE --options"
-    verb.add_argument("source", help="name of the source")
-    verb.add_argument("--input", type=Path, help="folder with the raw data")
-    verb.add_argument("--output", type=Path, help="folder for the shards")
-    verb.add_argument("--options", action="store_true", help="list the options of SOURCE and end")
-    verb.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the source (repeatable)")
-    verb.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: the cores of this machine)")
-    verb.add_argument("--items-per-shard", type=int, help="default: such that there are 16 shards, at most 128")
-    verb.add_argument("--only", action="append", default=[], metavar="GROUP_GLOB", help="only groups that match (repeatable)")
-    verb.add_argument("--exclude", action="append", default=[], metavar="GROUP_GLOB", help="no groups that match (repeatable)")
-    verb.add_argument("--container", choices=CONTAINERS, default="pco", help="how depth codes are stored")
-    verb.add_argument("--quantisation", choices=QUANTISATIONS, help="default: linear16 where it is lossless, else log16")
-
-
 def _add_reading_verbs(verbs: argparse._SubParsersAction) -> None:
-    verb = _verb(verbs, "index", _index, "Write the index beside tars that have none (copied or foreign shards).")
+    verb = add_verb(verbs, "sources", _sources, "List the raw data sets that can be built, with label kind, trust, z or ray, and licence.")
+    verb.add_argument("--markdown", action="store_true", help="print the catalogue of docs/sources.md, with layouts, units and cameras")
+    verb.add_argument("--update", type=Path, metavar="FILE", help="write the catalogue into this text, between its two marks")
+    verb = add_verb(verbs, "index", _index, "Write the index beside tars that have none (copied or foreign shards).")
     verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
     verb.add_argument("--replace", action="store_true", help="also where an index is there")
-    verb = _verb(verbs, "verify", _verify, "Compare every byte with the indexes; exit 1 and names if something is damaged.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    add_workers(verb)
+    verb = add_verb(verbs, "verify", _verify, "Compare every byte with the indexes; exit 1 and names if something is damaged.")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--decode", action="store_true", help="also decode every sample")
-    verb = _verb(verbs, "lint", _lint, "Look for depth that cannot be right (unit, z or ray, invalid codes, camera); exit 1 on errors.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    add_workers(verb)
+    add_repair(verbs)
+    verb = add_verb(verbs, "lint", _lint, "Look for depth that cannot be right (docs/lint.md); exit 1 on errors.")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--max-samples", type=int, help="read only so many, spread evenly (default: all)")
     verb.add_argument("--json", type=Path, help="also write the findings to this file")
-    verb = _verb(verbs, "preview", _preview, "Draw samples: an HTML page and a PNG sheet with colour, depth, mask and histogram.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw the worst samples of each finding: PNGs and lint.html")
+    verb = add_verb(verbs, "preview", _preview, "Draw samples: an HTML page and a PNG sheet with colour, depth, mask and histogram.")
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--output", type=Path, required=True, help="folder for preview.html and preview.png")
     verb.add_argument("--samples", type=int, default=12, help="how many, spread evenly (default 12)")
-    verb = _verb(verbs, "stats", _stats, "Count and measure: samples, valid fraction, depth percentiles, cameras, sizes, bytes per source.")
-    verb.add_argument("paths", nargs="+", type=Path, help="folders or tars")
+    verb = add_verb(
+        verbs, "stats", _stats, "Count and measure: samples, valid pixels, depth percentiles, cameras, sizes, bytes per source."
+    )
+    verb.add_argument("paths", nargs="+", type=path_or_address, help=PATHS_HELP)
     verb.add_argument("--max-samples", type=int, help="read the pixels of only so many, spread evenly (default: all)")
     verb.add_argument("--json", type=Path, help="also write the table to this file")
+    verb.add_argument("--write-index", action="store_true", help="keep each sample's figures in the indexes, for a mixture to filter by")
 
 
-def _build(arguments: argparse.Namespace) -> int:
-    from data_shards.build import BuildRequest, build
-    from data_shards.build_worker import GroupFilter
+def _sources(arguments: argparse.Namespace) -> int:
+    from data_shards.sources.catalogue import as_markdown, as_text, update
 
-    if arguments.options:
-        return _print_options(arguments.source)
-    if arguments.output is None:
-        raise ValueError("give the folder for the shards with --output")
-    options = {}
-    for text in arguments.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: write NAME=VALUE")
-        options[name] = value
-    groups = GroupFilter(tuple(arguments.only), tuple(arguments.exclude))
-    request = BuildRequest(
-        arguments.source, arguments.input, options, groups, arguments.items_per_shard, arguments.container, arguments.quantisation
-    )
-    result = build(request, arguments.output, arguments.workers, quiet=arguments.quiet)
-    left_out = f", {result.rejected} rejected (see {result.output / 'rejects.jsonl'})" if result.rejected else ""
-    if result.filtered:
-        left_out += f", {result.filtered} left out by --only / --exclude"
-    if not result.samples:
-        reason = f"; the first reason: {result.first_reason}" if result.first_reason else ""
-        print(f"data-shards build: {result.output}: not one sample is left{left_out}{reason}", file=sys.stderr)
-        return FINDINGS
-    already = "already built from the same input with the same arguments, nothing to do: " if result.reused else ""
-    print(f"{result.output}: {already}{result.samples} samples in {len(result.shards)} shards{left_out}")
-    return GOOD
-
-
-def _print_options(source: str) -> int:
-    if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}; there are {', '.join(SOURCES)}")
-    source_class = SOURCES[source]
-    print((source_class.__doc__ or source).strip())
-    for name, kind in option_types(source_class).items():
-        default = getattr(source_class, name, None)  # dataclasses keep plain defaults as class attributes
-        print(f"  --set {name}={'' if default is None else default}   ({kind.__name__})")
+    if arguments.update is not None:
+        update(arguments.update)
+        return GOOD
+    print(as_markdown() if arguments.markdown else as_text(), end="" if arguments.markdown else "\n")
     return GOOD
 
 
 def _index(arguments: argparse.Namespace) -> int:
     from data_shards.verify import write_indexes
 
-    written, kept = write_indexes(arguments.paths, arguments.replace)
+    written, kept = write_indexes(arguments.paths, arguments.replace, arguments.workers)
     for index in written:
         print(f"{index.shard}: {len(index.entries)} samples")
     print(f"{len(written)} indexes written, {kept} were there")
@@ -140,7 +99,7 @@ def _index(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from data_shards.verify import verify
 
-    checked, damages = verify(arguments.paths, arguments.decode, arguments.quiet)
+    checked, damages = verify(arguments.paths, arguments.decode, arguments.quiet, arguments.workers)
     for damage in damages:
         print(damage)
     print(f"{len(damages)} damages; {checked} samples in undamaged shards")
@@ -148,11 +107,16 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _lint(arguments: argparse.Namespace) -> int:
-    from data_shards.lint import lint, write_findings
+    from data_shards.lint import lint
+    from data_shards.lint_findings import write_findings
 
     report = lint(arguments.paths, arguments.max_samples, arguments.quiet)
     if arguments.json is not None:
         write_findings(report, arguments.json)
+    if arguments.pictures is not None:
+        from data_shards.lint_pictures import write_pictures
+
+        print(write_pictures(report, arguments.pictures)[-1])
     for finding in report.findings:
         print(finding.sentence())
     print(f"{report.samples} samples read, {report.errors} errors, {len(report.findings) - report.errors} warnings")
@@ -168,9 +132,14 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from data_shards.stats import collect, table, write_json
+    from data_shards.stats import collect, summaries, table, write_figures, write_json
 
-    statistics = collect(arguments.paths, arguments.max_samples, arguments.quiet)
+    if arguments.write_index and arguments.max_samples is not None:
+        raise ValueError("--write-index measures every sample (ranks are within the source); leave --max-samples out")
+    sources = collect(arguments.paths, arguments.max_samples, arguments.quiet)
+    statistics = summaries(sources)
+    if arguments.write_index:
+        print(f"figures written into {write_figures(sources)} indexes")
     if arguments.json is not None:
         write_json(statistics, arguments.json)
     print(table(statistics))

@@ -1,7 +1,8 @@
 """The index beside each tar, and random access by it.
 
-``X.tar`` has ``X.index.json``: shard name, sha256 and size of the tar, and for every sample its key, group, source and members
-``{suffix: [offset, size, crc32]}``; offset is where the member's data begin. Reading is one ``os.pread`` per member.
+``X.tar`` has ``X.index.json``: shard name, sha256 and size of the tar, and for every sample its key, group, source, licence,
+figures if it has any, and members ``{suffix: [offset, size, crc32]}``; offset is where the member's data begin. Reading is one
+``os.pread`` per member.
 """
 
 from __future__ import annotations
@@ -13,25 +14,50 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_shards.samples import META_SUFFIX
+from data_shards.storage.address import RemotePath, ShardPath, shard_path
+from data_shards.storage.remote_shard import RemoteShard
+from data_shards.storage.retry import MissingFileError
+from data_shards.storage.storage import Storage, default_storage
+from data_shards.tar_member import HEADER_BYTES, Place, checked_member
 
 INDEX_VERSION = 1
 INDEX_SUFFIX = ".index.json"
-HEADER_BYTES = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexEntry:
-    """One sample of a shard; ``members`` maps suffix to (offset of the data, size, crc32)."""
+    """One sample of a shard; ``members`` maps suffix to (offset of the data, size, crc32).
+
+    ``licence`` is the sample's (None in indexes that were written before it was kept). ``figures`` are numbers about the sample
+    that a mixture can filter by, None where a figure has no value for it; without any, the field is None and not written.
+    """
 
     key: str
     group: str
     source: str
     members: dict[str, tuple[int, int, int]]
+    licence: str | None = None
+    figures: dict[str, float | None] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dictionary, deterministic: figures by name, absent fields left out."""
+        record = dataclasses.asdict(self)
+        record["figures"] = None if self.figures is None else dict(sorted(self.figures.items()))
+        return {name: value for name, value in record.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> IndexEntry:
+        """Inverse of ``to_json``."""
+        members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
+        figures = record.get("figures")
+        if figures is not None:
+            figures = {str(name): None if value is None else float(value) for name, value in figures.items()}
+        return cls(record["key"], record["group"], record["source"], members, record.get("licence"), figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +72,7 @@ class ShardIndex:
     def to_bytes(self) -> bytes:
         """The index file: one line per sample, deterministic."""
         head = {"index_version": INDEX_VERSION, "shard": self.shard, "sha256": self.sha256, "size": self.size}
-        lines = [json.dumps(dataclasses.asdict(entry), separators=(",", ":")) for entry in self.entries]
+        lines = [json.dumps(entry.to_json(), separators=(",", ":"), allow_nan=False) for entry in self.entries]
         return (json.dumps(head)[:-1] + ', "entries": [\n' + ",\n".join(lines) + "\n]}\n").encode()
 
     @classmethod
@@ -56,15 +82,10 @@ class ShardIndex:
             record = json.loads(data)
             if record["index_version"] != INDEX_VERSION:
                 raise ValueError(f"index_version {record['index_version']!r}, this code reads {INDEX_VERSION}")
-            entries = tuple(_entry_from_json(entry) for entry in record["entries"])
+            entries = tuple(IndexEntry.from_json(entry) for entry in record["entries"])
             return cls(record["shard"], record["sha256"], int(record["size"]), entries)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{name}: not a usable index ({error}); run `data-shards index` to write it anew") from error
-
-
-def _entry_from_json(record: dict[str, Any]) -> IndexEntry:
-    members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
-    return IndexEntry(record["key"], record["group"], record["source"], members)
 
 
 def index_path(tar_path: Path | str) -> Path:
@@ -73,7 +94,7 @@ def index_path(tar_path: Path | str) -> Path:
 
 
 def list_shards(folder: Path | str) -> list[Path]:
-    """All ``*.tar`` files directly in the folder, sorted by name.
+    """All ``*.tar`` files directly in a local folder, sorted by name; ``shard_table.shards_in`` takes addresses, too.
 
     Raises:
         ValueError: the folder is missing or holds no tar.
@@ -87,24 +108,45 @@ def list_shards(folder: Path | str) -> list[Path]:
     return shards
 
 
-def load_index(tar_path: Path | str) -> ShardIndex:
+def load_index(tar_path: ShardPath | str, storage: Storage | None = None, sha256: str | None = None) -> ShardIndex:
     """Read the index beside a tar and check that it fits the tar's name and size (``data-shards verify`` checks the bytes).
+
+    Args:
+        tar_path: the tar, local or remote. The size of a remote one is not looked up: reading it would show a difference.
+        storage: for a remote one; the default options unless given.
+        sha256: of a remote index, as ``shards.json`` says; it is then kept in the cache.
 
     Raises:
         ValueError: the tar or its index is missing, damaged, or they do not belong together.
+        StorageError: a remote one cannot be had.
     """
-    tar_path = Path(tar_path)
-    path = index_path(tar_path)
-    if not tar_path.is_file():
-        raise ValueError(f"{tar_path}: no such shard")
+    path = shard_path(tar_path)
+    if isinstance(path, RemotePath):
+        return _load_remote_index(path, storage or default_storage(), sha256)
+    own_path = index_path(path)
     if not path.is_file():
-        raise ValueError(f"{tar_path}: has no index {path.name} beside it; run `data-shards index {tar_path.parent}`")
-    index = ShardIndex.from_bytes(path.read_bytes(), str(path))
-    size = tar_path.stat().st_size
-    if size != index.size:
-        damage = "is truncated" if size < index.size else "is longer than its index says"
-        raise ValueError(f"{tar_path}: {damage} ({size} bytes, the index says {index.size}); copy or build the shard again")
+        raise ValueError(f"{path}: no such shard")
+    if not own_path.is_file():
+        raise ValueError(f"{path}: has no index {own_path.name} beside it; run `data-shards index {path.parent}`")
+    index = ShardIndex.from_bytes(own_path.read_bytes(), str(own_path))
+    check_size(path, path.stat().st_size, index.size)
     return index
+
+
+def _load_remote_index(path: RemotePath, storage: Storage, sha256: str | None) -> ShardIndex:
+    own_path = path.with_suffix(INDEX_SUFFIX)
+    try:
+        data = storage.remote.read_file(own_path) if sha256 is None else storage.read_known_file(own_path, sha256)
+    except MissingFileError as error:
+        raise ValueError(f"{path}: has no index {own_path.name} beside it; run `data-shards index` where it was built") from error
+    return ShardIndex.from_bytes(data, str(own_path))
+
+
+def check_size(path: ShardPath, size: int, expected: int) -> None:
+    """Raises ValueError where a tar is not as long as its index says."""
+    if size != expected:
+        damage = "is truncated" if size < expected else "is longer than its index says"
+        raise ValueError(f"{path}: {damage} ({size} bytes, the index says {expected}); copy or build the shard again")
 
 
 def build_index(tar_path: Path | str) -> ShardIndex:
@@ -115,7 +157,7 @@ def build_index(tar_path: Path | str) -> ShardIndex:
     """
     tar_path = Path(tar_path)
     try:
-        digest = _sha256(tar_path)
+        digest = sha256_of(tar_path)
         with tarfile.open(tar_path, "r:") as tar:
             infos = [info for info in tar if info.isfile()]
             _check_complete(tar_path, tar)
@@ -128,10 +170,10 @@ def build_index(tar_path: Path | str) -> ShardIndex:
 
 
 def entry_of(key: str, meta: bytes, places: dict[str, tuple[int, int, int]]) -> IndexEntry:
-    """The index entry of one sample, with group and source from its meta.json."""
+    """The index entry of one sample, with group, source and licence from its meta.json."""
     try:
         record = json.loads(meta)
-        return IndexEntry(key, str(record["group"]), str(record["source"]), places)
+        return IndexEntry(key, str(record["group"]), str(record["source"]), places, str(record.get("licence", "unknown")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: {META_SUFFIX} is damaged ({error!r})") from error
 
@@ -143,7 +185,8 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -180,15 +223,28 @@ def _group_members(tar: tarfile.TarFile, infos: list[tarfile.TarInfo]) -> list[I
 
 
 class IndexedShard:
-    """Random access to one shard. Opened at the first read and again after pickling, so workers may share it.
+    """Random access to one shard, local or remote. Opened at the first read and again after pickling, so workers may share it.
 
-    Every member is checked against its crc32 (0.1 ms per sample), because a flipped bit decodes to wrong depth without an error.
+    Args:
+        path: the tar.
+        check_crc: compare a local member's bytes with the index; those of remote ones always are.
+        storage: what remote shards are read with; the default options unless given.
+        index: the tar's index, where it was read already.
+
+    Raises:
+        ValueError, StorageError: see ``load_index``.
     """
 
-    def __init__(self, path: Path | str, check_crc: bool = True) -> None:
-        self.path = Path(path)
-        self.index = load_index(self.path)
+    def __init__(
+        self, path: ShardPath | str, check_crc: bool = True, storage: Storage | None = None, index: ShardIndex | None = None
+    ) -> None:
+        self.path = shard_path(path)
+        self.index = load_index(self.path, storage) if index is None else index
         self.check_crc = check_crc
+        self.remote: RemoteShard | None = None
+        if isinstance(self.path, RemotePath):
+            members = [entry.members for entry in self.index.entries]
+            self.remote = RemoteShard(self.path, self.index.sha256, members, storage or default_storage())
         self._descriptor: int | None = None
 
     def __len__(self) -> int:
@@ -203,28 +259,31 @@ class IndexedShard:
 
         Raises:
             ValueError: the tar is truncated or its bytes are not those that were indexed; names shard, key and member.
-            OSError: the file system failed (a lost mount), which is no matter of this sample.
+            OSError: the file system or the store failed (a lost mount), which is no matter of this sample.
         """
         entry = self.index.entries[position]
         wanted = entry.members if suffixes is None else suffixes
-        return {suffix: self._read_member(entry, suffix) for suffix in wanted}
+        if self.remote is None:
+            return {suffix: self._read_member(entry, suffix) for suffix in wanted}
+        members = self.remote.read(position, entry.key)
+        return {suffix: members[suffix] for suffix in wanted if self._place(entry, suffix)}
+
+    def fetch_ahead(self, positions: Sequence[int]) -> None:
+        """These samples will be read soon: a remote shard has them fetched in the background; a local one does nothing."""
+        if self.remote is not None and self.remote.storage.fetches_ahead:
+            self.remote.fetch_ahead(positions)
 
     def _read_member(self, entry: IndexEntry, suffix: str) -> bytes:
-        name = f"{self.path}: {entry.key}.{suffix}"
-        if suffix not in entry.members:
-            raise ValueError(f"{name}: no such member; the sample has {sorted(entry.members)}")
-        offset, size, crc = entry.members[suffix]
+        place = self._place(entry, suffix)
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        block = os.pread(self._descriptor, HEADER_BYTES + size, offset - HEADER_BYTES)
-        if len(block) != HEADER_BYTES + size:
-            raise ValueError(f"{name}: the shard is truncated (wanted {size} bytes at {offset})")
-        if _size_in_header(block) != size:
-            raise ValueError(f"{name}: no valid tar header before byte {offset}; the shard is damaged")
-        data = block[HEADER_BYTES:]
-        if self.check_crc and zlib.crc32(data) != crc:
-            raise ValueError(f"{name}: the bytes are not those that were written (crc32 differs); the shard is damaged")
-        return data
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # type: ignore[arg-type]  # local
+        block = os.pread(self._descriptor, HEADER_BYTES + place[1], place[0] - HEADER_BYTES)
+        return checked_member(block, place, f"{self.path}: {entry.key}.{suffix}", self.check_crc)
+
+    def _place(self, entry: IndexEntry, suffix: str) -> Place:
+        if suffix not in entry.members:
+            raise ValueError(f"{self.path}: {entry.key}.{suffix}: no such member; the sample has {sorted(entry.members)}")
+        return entry.members[suffix]
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -238,9 +297,3 @@ class IndexedShard:
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
             self.close()
-
-
-def _size_in_header(block: bytes) -> int | None:
-    """The size field of a tar header, or None where there is no such number (a zeroed or overwritten header)."""
-    field = block[124:136].rstrip(b"\0 ")
-    return int(field, 8) if field.isdigit() and all(digit in b"01234567" for digit in field) else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from data_shards.index import IndexedShard, load_index
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
 from data_shards.schema import Sample
+from data_shards.storage.address import ShardPath
 from data_shards.verify import shards_of
 
 
@@ -19,15 +19,21 @@ from data_shards.verify import shards_of
 class ReadSample:
     """A sample with its place; ``sample`` is None where it cannot be read, and ``problem`` says why."""
 
-    shard: str
+    path: ShardPath
+    position: int
     key: str
     source: str
     member_bytes: int
     sample: Sample | None
     problem: str = ""
 
+    @property
+    def shard(self) -> str:
+        """The tar's file name."""
+        return self.path.name
 
-def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -> Iterator[ReadSample]:
+
+def read_samples(paths: Sequence[ShardPath], limit: int | None, name: str, quiet: bool) -> Iterator[ReadSample]:
     """All samples of the folders or tars, or ``limit`` of them spread evenly, in order.
 
     Raises:
@@ -40,11 +46,26 @@ def read_samples(paths: list[Path], limit: int | None, name: str, quiet: bool) -
     with progress_bar(len(chosen), "sample", name, quiet) as bar:
         for path, count in zip(shards, counts):
             shard = IndexedShard(path)
-            for position in chosen[(chosen >= first) & (chosen < first + count)] - first:
-                yield _read(shard, int(position))
+            positions = [int(position) - first for position in chosen[(chosen >= first) & (chosen < first + count)]]
+            shard.fetch_ahead(positions)
+            for position in positions:
+                yield _read(path, shard, position)
                 bar.update()
             shard.close()
             first += count
+
+
+def read_again(path: ShardPath, position: int) -> ReadSample:
+    """One sample that was read before.
+
+    Raises:
+        ValueError: the shard or its index is missing, or they do not fit each other.
+    """
+    shard = IndexedShard(path)
+    try:
+        return _read(path, shard, position)
+    finally:
+        shard.close()
 
 
 def spread(total: int, limit: int | None) -> np.ndarray:
@@ -56,11 +77,11 @@ def spread(total: int, limit: int | None) -> np.ndarray:
     return np.linspace(0, total - 1, limit).round().astype(np.int64)
 
 
-def _read(shard: IndexedShard, position: int) -> ReadSample:
+def _read(path: ShardPath, shard: IndexedShard, position: int) -> ReadSample:
     entry = shard.index.entries[position]
     size = sum(place[1] for place in entry.members.values())
     try:
         sample = members_to_sample(entry.key, shard.read(position))
     except ValueError as error:
-        return ReadSample(shard.path.name, entry.key, entry.source, size, None, str(error))
-    return ReadSample(shard.path.name, entry.key, entry.source, size, sample)
+        return ReadSample(path, position, entry.key, entry.source, size, None, str(error))
+    return ReadSample(path, position, entry.key, entry.source, size, sample)

@@ -90,9 +90,10 @@ class DepthBatch(_TensorRecord):
 
     ``depth``: finite positive where ``valid``, else 0; metres where ``metric[b]``, z or ray by ``depth_is_ray[b]``.
     ``sky``: pixels known to be infinitely far (never valid). ``intrinsics``: 3x3 in pixels of *this* image; NaN where
-    ``camera_known[b]`` is false. ``label_kind[b]`` indexes ``data_shards.schema.LABEL_KINDS``. ``prior_depth`` is a
-    prior stored in the shard (0 where it has none). ``confidence`` in [0, 1] weighs a pseudo-label.
-    ``position``: the sample's index in the global sample order.
+    ``camera_known[b]`` is false. ``label_kind[b]`` indexes ``data_shards.schema.LABEL_KINDS``: the sample's own, or the mixture
+    row's ``loss_kind``. ``prior_depth`` is a prior stored in the shard (0 where it has none). ``confidence`` in [0, 1] weighs a
+    pseudo-label. ``position``: the sample's index in the global sample order; -1 and an empty key mark a filler, which has no
+    valid pixel and only keeps the processes in step (see ``data/evaluation_stream.py``).
     """
 
     image: Float[Tensor, "B 3 H W"]  # sRGB in [0, 1]; a network normalises for itself
@@ -114,6 +115,11 @@ class DepthBatch(_TensorRecord):
 
     def __len__(self) -> int:
         return self.image.shape[0]
+
+    @property
+    def samples(self) -> int:
+        """Rows that are samples and no fillers: what an average over samples counts."""
+        return sum(key != "" for key in self.key)
 
 
 @dataclasses.dataclass

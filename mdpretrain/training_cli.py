@@ -3,7 +3,7 @@
 runs/NAME/config.yaml        what runs, every default written out
 runs/NAME/checkpoints/       step_00001000.ckpt ..., latest
 runs/NAME/csv/metrics.csv    one row per logged step; tensorboard/ and wandb/ beside it
-runs/NAME/ledger/            with --ledger: every sample that was trained on
+runs/NAME/ledger/            with --ledger: every sample that was trained on; `mdpretrain audit runs/NAME` checks them
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from lightning.pytorch.loggers.logger import Logger
 from torch import nn
 
 from mdpretrain.data.datamodule import ShardDataModule
-from mdpretrain.engine.callbacks import NonFiniteGuard, ProgressLines, SampleLedger, StepSeed
+from mdpretrain.data.ledger import LEDGER_FOLDER
+from mdpretrain.engine.callbacks import NonFiniteGuard, ProgressLines, StepSeed
 from mdpretrain.engine.checkpoint_folder import write_text
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
@@ -116,7 +117,7 @@ class TrainingCLI(LightningCLI):
             default="offline",
             help="Weights & Biases; only 'online' sends anything",
         )
-        parser.add_argument("--ledger", type=bool, default=False, help="list every sample that is trained on")
+        parser.add_argument("--ledger", type=bool, default=False, help="write down every sample that is trained on")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """As LightningCLI, without its warning about arguments given from Python.
@@ -138,6 +139,8 @@ class TrainingCLI(LightningCLI):
         recording = [(record_and_build, nn.Module, True)]
         self.config_init = self.parser.instantiate(self.config, instantiators=recording)
         self.datamodule = self._get(self.config_init, "data")
+        if self._option("ledger"):
+            self.datamodule.write_ledger(self.run_dir / LEDGER_FOLDER)
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
 
@@ -145,8 +148,6 @@ class TrainingCLI(LightningCLI):
         """The recipe's trainer with the run's loggers and callbacks."""
         seed = self._option("seed_everything")
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), NonFiniteGuard(), ProgressLines(self._option("progress_every_s"))]
-        if self._option("ledger"):
-            callbacks.append(SampleLedger(self.run_dir / "ledger"))
         callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints")))
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import multiprocessing
 import os
 import pathlib
@@ -11,11 +13,18 @@ import sys
 from typing import Any
 
 import lightning
+import pytest
 import torch
 import yaml
 from training_parts import ENCODER, PRIOR_NETWORK, STUDENT_NETWORK
 
 from mdpretrain.cli import main
+from mdpretrain.structures import DepthBatch
+
+# Lightning imports what is there of these at a run's first checkpoint, which takes two seconds: once here, not in every forked run.
+for name in ("s3fs", "gcsfs", "adlfs"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
 
 
 def recipe(folder: pathlib.Path, **changes: Any) -> dict[str, Any]:
@@ -87,10 +96,17 @@ def run(arguments: list[str], ranks: int = 1, deadline_s: float = 120.0) -> list
 
 
 class KillAt(lightning.Callback):
-    """kill -9 of its own process, after a step or while that step's checkpoint is being put together."""
+    """kill -9 of its own process, after a step or while that step's checkpoint is being put together.
 
-    def __init__(self, step: int, while_saving: bool = False) -> None:
-        self.step, self.while_saving = step, while_saving
+    With ``early_rank`` that process dies before the step, while the others wait for it in the step.
+    """
+
+    def __init__(self, step: int, while_saving: bool = False, early_rank: int | None = None) -> None:
+        self.step, self.while_saving, self.early_rank = step, while_saving, early_rank
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step - 1 and trainer.global_rank == self.early_rank:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and not self.while_saving:
@@ -101,11 +117,47 @@ class KillAt(lightning.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class OneNumber(lightning.LightningModule):
+    """The smallest task there is: runs that are about the data need no network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: DepthBatch, batch_idx: int) -> torch.Tensor:
+        return self.weight * batch.image.mean()
+
+    def validation_step(self, batch: DepthBatch, batch_idx: int) -> None:
+        self.log("val/loss", self.weight * batch.image.mean(), batch_size=batch.samples, sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
 def losses(run_dir: pathlib.Path) -> dict[int, str]:
     """Step -> training loss, as written to the last digit."""
+    return column(run_dir, "train/loss")
+
+
+def column(run_dir: pathlib.Path, name: str) -> dict[int, str]:
+    """Step -> a figure of the run's log, where it was logged."""
     lines = (run_dir / "csv" / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
-    return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
+    return {int(row["step"]): row[name] for row in rows if row[name]}
+
+
+def audit(run_dir: pathlib.Path, capture: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Exit code and printed text of ``mdpretrain audit``; ``capture`` is capsys or capfd."""
+    capture.readouterr()
+    code = main(["audit", str(run_dir), *options])
+    printed = capture.readouterr()
+    return code, printed.out + printed.err
+
+
+def delivered(run_dir: pathlib.Path) -> list[str]:
+    """The sequence of samples that a run was trained on, as ``mdpretrain audit --keys`` writes it: ``POSITION SOURCE KEY``."""
+    assert main(["audit", str(run_dir), "--keys", str(run_dir / "keys.txt")]) == 0
+    return (run_dir / "keys.txt").read_text().splitlines()
 
 
 def _child(arguments: list[str], rank: int, ranks: int, port: int) -> None:

@@ -12,9 +12,11 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from data_shards.schema import Sample
+from data_shards.schema import DepthType, LabelKind, Sample
 from data_shards.sources.base import SourceItem
 from data_shards.sources.paired_depth import COLOUR_EXTENSIONS, PairedDepth
+from data_shards.sources.phone_lidar import PROMPT_IS_DEPTH, attach_lidar
+from data_shards.sources.record import SourceRecord, TrustTier
 
 
 @dataclasses.dataclass
@@ -23,16 +25,32 @@ class Arkit(PairedDepth):
 
     name: ClassVar[str] = "arkit"
     expected_files: ClassVar[str] = "imageX + arkit_depthX"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="ARKit frames of an iPhone or iPad",
+        homepage="https://developer.apple.com/documentation/arkit/ardepthdata",
+        layout="imageX.jpg + arkit_depthX.png",
+        unit="mm",
+        encoding="16-bit png of 256x192, / 1000",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="unknown unless given (the folder carries none)",
+        first_pixel="-",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="folder",
+        licence="unknown",
+        licence_url="",
+        trust_tier=TrustTier.SENSOR,
+        notes=PROMPT_IS_DEPTH,
+    )
 
     sensor: str = "iphone_lidar"
     as_prompt: bool = True
 
     def read(self, item: SourceItem) -> list[Sample]:
         """The frame as one sample."""
-        samples = super().read(item)
-        for sample in samples:
-            sample.prompt = sample.depth.copy() if self.as_prompt else None
-        return samples
+        (sample,) = super().read(item)
+        return [attach_lidar(sample, sample.depth, None, depth_is_lidar=True, as_prompt=self.as_prompt)]
 
     def _pair(self, folder: Path) -> dict[str, tuple[str | None, str | None]]:
         depth = {path.stem.removeprefix("arkit_depth"): path.name for path in sorted(folder.glob("arkit_depth*.png"))}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from data_shards.schema import Sample
+from data_shards.sources.record import SourceRecord
 
 
 class RejectedSample(ValueError):
@@ -21,9 +22,10 @@ class SourceItem:
 
 
 class Source(Protocol):
-    """A raw data set. Instances are picklable, and ``read`` is a pure function of the item."""
+    """A raw data set. Instances are picklable, and ``read`` is a pure function of the item; ``record`` states its facts once."""
 
-    name: str
+    name: ClassVar[str]
+    record: ClassVar[SourceRecord]
 
     def items(self) -> list[SourceItem]:
         """Every item in a fixed order.

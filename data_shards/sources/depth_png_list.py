@@ -14,10 +14,11 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data_shards.schema import Camera, Sample
+from data_shards.schema import Camera, DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.raw_depth import depth_from_codes, make_sample, opencv_camera
 from data_shards.sources.raw_files import clean_key, read_codes, read_colour, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 
 @dataclasses.dataclass
@@ -25,11 +26,28 @@ class DepthPngList:
     """``input_path``: the list, a folder that holds ``list_name``, or a folder of such folders."""
 
     name: ClassVar[str] = "depth_png_list"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="A JSON list of depth png files (KITTI depth, NYU)",
+        homepage="https://github.com/YvanYin/Metric3D",
+        layout="test_annotations.json: {'files': [{rgb, depth, cam_in, depth_scale}]}",
+        unit="stated per entry",
+        encoding="16-bit png, / depth_scale (256 for KITTI, 1000 for mm)",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="cam_in of the entry, or unknown",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="list, or the entry's group",
+        licence="unknown",
+        licence_url="",
+        trust_tier=TrustTier.SENSOR,
+    )
 
     input_path: Path
     list_name: str = "test_annotations.json"
     sensor: str = "unknown"
-    licence: str = "unknown"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)
@@ -78,6 +96,7 @@ class DepthPngList:
             group=item.payload["group"],
             sensor=str(entry.get("sensor", self.sensor)),
             licence=self.licence,
+            **self.record.label(),
         )
         return [sample]
 

@@ -1,8 +1,10 @@
 """DGP scenes (the format of DDAD): lidar points projected into every camera of a car.
 
-Layout: one folder per scene with ``scene_*.json``, ``calibration/*.json``, ``rgb/CAMERA/*.jpg``, ``point_cloud/LIDAR/*.npz``; the input is
-one scene or a folder of scenes. The scene's JSON lists *samples* (one moment: a lidar sweep and the images nearest to it) and *data* (one
-measurement of one sensor, with its own time and its own pose in the world).
+Layout: one folder per scene with ``scene_*.json``, ``calibration/*.json``, ``rgb/CAMERA/*.png`` (or jpg), ``point_cloud/LIDAR/*.npz``; the
+input is one scene or a folder up to three levels above scenes. DDAD is ``ddad.json`` (which scenes are whose split; not needed here)
+beside the scenes ``000000`` to ``000199``: ``--only '0000*' --only '0001[0-4]*'`` builds its 150 training scenes. The scene's JSON
+lists *samples* (one moment: a lidar sweep and the images nearest to it) and *data* (one measurement of one sensor, with its own time
+and its own pose in the world).
 
 Lidar and cameras do not fire together (up to 50 ms, more than half a metre at speed), so points go through the world:
 ``inv(pose of the camera at its time) @ pose of the lidar at its time``. Where a scene has no poses, the calibration's
@@ -24,11 +26,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.schema import Sample
+from data_shards.schema import DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.lidar_projection import invert_rigid, project_points, rigid_transform, transform_points
 from data_shards.sources.raw_depth import make_sample, opencv_camera
-from data_shards.sources.raw_files import clean_key, read_bytes, read_colour, require_folder, require_unique
+from data_shards.sources.raw_files import clean_key, find_below, read_bytes, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 DISTORTION_FIELDS = ("skew", "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4", "taux", "tauy", "fov", "xi")
 
@@ -38,12 +41,31 @@ class Dgp:
     """``lidar``: the name of the point cloud to project; ``cameras``: names separated by commas (empty: all of them)."""
 
     name: ClassVar[str] = "dgp"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="DDAD and other DGP scenes: roof lidar in every camera",
+        homepage="https://github.com/TRI-ML/DDAD",
+        layout="SCENE/scene_*.json, calibration/*.json, rgb/CAMERA/*.{png,jpg}, point_cloud/LIDAR/*.npz",
+        unit="m",
+        encoding="npz 'data': float64 X, Y, Z, intensity of lidar points, projected (the nearest point wins a pixel)",
+        invalid_codes="no point",
+        depth_type=DepthType.Z,
+        camera="calibration file; skew or distortion is refused",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="scene",
+        licence="CC BY-NC-SA 4.0 (DDAD)",
+        licence_url="https://github.com/TRI-ML/DDAD",
+        trust_tier=TrustTier.SENSOR,
+        notes="Points go through the world poses of both sensors at their own times, because they fire up to 50 ms apart. "
+        "The lidar sees over edges: a few background points lie on foreground objects and on the car's own bonnet.",
+    )
 
     input_path: Path
     lidar: str = "LIDAR"
     cameras: str = ""
     sensor: str = "roof_lidar"
-    licence: str = "CC BY-NC-SA 4.0 (DDAD)"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)
@@ -51,7 +73,7 @@ class Dgp:
     def items(self) -> list[SourceItem]:
         """One item per camera image that shares a sample with a lidar sweep."""
         root = require_folder(self.input_path, "DGP scenes, each a folder with scene_*.json, calibration, rgb and point_cloud")
-        scenes = [path for path in sorted(root.rglob("scene_*.json")) if not path.name.startswith("scene_dataset")]
+        scenes = [path for path in find_below(root, "scene_*.json", 3) if not path.name.startswith("scene_dataset")]
         if not scenes:
             raise ValueError(f"{root}: no scene_*.json in it or below; expected DGP scenes such as DDAD's")
         items = [item for path in scenes for item in self._scene_items(path, root)]
@@ -82,6 +104,7 @@ class Dgp:
             group=payload["group"],
             sensor=self.sensor,
             licence=self.licence,
+            **self.record.label(),
         )
         return [sample]
 

@@ -17,11 +17,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_shards.schema import Camera, Sample
-from data_shards.sources.base import RejectedSample, SourceItem
+from data_shards.schema import Camera, DepthType, LabelKind, Sample
+from data_shards.sources.base import SourceItem
+from data_shards.sources.kitti_files import read_matrices, read_points, split_projection
 from data_shards.sources.lidar_projection import project_points
-from data_shards.sources.raw_depth import make_sample, opencv_camera
-from data_shards.sources.raw_files import clean_key, read_bytes, read_colour, require_folder, require_unique
+from data_shards.sources.raw_depth import make_sample
+from data_shards.sources.raw_files import clean_key, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 CALIBRATION_SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
 
@@ -31,10 +33,28 @@ class KittiObject:
     """``mapping``: the development kit's folder with ``train_rand.txt`` and ``train_mapping.txt`` (empty: not at hand)."""
 
     name: ClassVar[str] = "kitti_object"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="KITTI object detection, Velodyne in the left colour camera",
+        homepage="https://www.cvlibs.net/datasets/kitti/eval_object.php",
+        layout="training/image_2/N.png, velodyne/N.bin, calib/N.txt",
+        unit="m",
+        encoding="float32 x, y, z, reflectance of lidar points, projected (the nearest point wins a pixel)",
+        invalid_codes="no point",
+        depth_type=DepthType.Z,
+        camera="P2 of calib/N.txt",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="drive, if the option mapping is given; else all frames",
+        licence="CC BY-NC-SA 3.0",
+        licence_url="https://www.cvlibs.net/datasets/kitti/",
+        trust_tier=TrustTier.SENSOR,
+        notes="The laser sits above the camera and sees over edges: a few background points lie on foreground objects.",
+    )
 
     input_path: Path
     mapping: str = ""
-    licence: str = "CC BY-NC-SA 3.0"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)
@@ -64,10 +84,7 @@ class KittiObject:
         folder, frame = self.input_path / item.payload["folder"], item.payload["frame"]
         colour = read_colour(folder / "image_2" / f"{frame}.png")
         velodyne_path = folder / "velodyne" / f"{frame}.bin"
-        data = read_bytes(velodyne_path)
-        if len(data) % 16:
-            raise RejectedSample(f"{velodyne_path}: {len(data)} bytes are not whole points of four float32; fetch it again")
-        points = np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3].astype(np.float64)
+        points = read_points(velodyne_path)
         camera, camera_from_velodyne = read_calibration(folder / "calib" / f"{frame}.txt")
         points_camera = points @ camera_from_velodyne[:, :3].T + camera_from_velodyne[:, 3]
         sample = make_sample(
@@ -80,28 +97,18 @@ class KittiObject:
             group=item.payload["group"],
             sensor="velodyne_hdl64e",
             licence=self.licence,
+            **self.record.label(),
         )
         return [sample]
 
 
 def read_calibration(path: Path) -> tuple[Camera, np.ndarray]:
-    """Camera 2 and the 3x4 transform from laser axes to its axes.
-
-    Raises:
-        RejectedSample: a matrix is missing or has the wrong number of entries.
-    """
-    rows = dict(line.split(":", 1) for line in read_bytes(path).decode("ascii", "replace").splitlines() if ":" in line)
-    matrices = {}
-    for name, shape in CALIBRATION_SHAPES.items():
-        try:
-            matrices[name] = np.array(rows[name].split(), np.float64).reshape(shape)
-        except (KeyError, ValueError) as error:
-            raise RejectedSample(f"{path}: no {name} with {shape[0]}x{shape[1]} numbers; fetch the calibration again") from error
-    projection, rectification, extrinsics = matrices["P2"], matrices["R0_rect"], matrices["Tr_velo_to_cam"]
-    intrinsics = projection[:, :3]
-    camera_from_velodyne = rectification @ extrinsics
-    camera_from_velodyne[:, 3] += np.linalg.solve(intrinsics, projection[:, 3])
-    return opencv_camera(intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]), camera_from_velodyne
+    """Camera 2 and the 3x4 transform from laser axes to its axes; RejectedSample if a matrix is missing or has too few entries."""
+    matrices = read_matrices(path, CALIBRATION_SHAPES)
+    camera, place = split_projection(matrices["P2"])
+    camera_from_velodyne = matrices["R0_rect"] @ matrices["Tr_velo_to_cam"]
+    camera_from_velodyne[:, 3] += place
+    return camera, camera_from_velodyne
 
 
 def read_drives(folder: Path) -> list[str]:

@@ -18,10 +18,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_shards.schema import Camera, Sample
+from data_shards.schema import Camera, DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.raw_depth import depth_from_disparity, make_sample, opencv_camera
 from data_shards.sources.raw_files import clean_key, read_bytes, read_codes, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 LAYOUTS = (("image_2", "disp_occ_0"), ("colored_0", "disp_occ"))
 CALIBRATION_FOLDERS = ("calib_cam_to_cam", "calib")
@@ -33,10 +34,29 @@ class KittiStereo:
     """``nominal_focal_baseline``: f * baseline in px * m where the calibration files are not at hand."""
 
     name: ClassVar[str] = "kitti_stereo"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="KITTI stereo 2015 and 2012",
+        homepage="https://www.cvlibs.net/datasets/kitti/eval_scene_flow.php?benchmark=stereo",
+        layout="training/image_2 + disp_occ_0 (2012: colored_0 + disp_occ), calib_cam_to_cam or calib if at hand",
+        unit="px of disparity",
+        encoding="16-bit png, disparity = v / 256, z = f baseline / disparity",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="calibration file, else unknown",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=None,
+        group="all frames",
+        licence="CC BY-NC-SA 3.0",
+        licence_url="https://www.cvlibs.net/datasets/kitti/",
+        trust_tier=TrustTier.SENSOR,
+        notes="Metric only with the calibration files: without them f (707 to 721 px by drive) is not known, and depth is "
+        "right up to one factor of about 2 %.",
+    )
 
     input_path: Path
     nominal_focal_baseline: float = 384.4
-    licence: str = "CC BY-NC-SA 3.0"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)

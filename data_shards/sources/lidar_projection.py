@@ -6,6 +6,9 @@ import numpy as np
 
 from data_shards.schema import Camera
 
+# Nearer than this, the points of a lidar on a car's roof lie on the car itself.
+NEAREST_ROAD_POINT_M = 1.0
+
 
 def project_points(points_m: np.ndarray, camera: Camera, width: int, height: int, nearest_m: float = 0.1) -> np.ndarray:
     """z-depth map float32 (height, width) of points (N, 3) in camera axes; NaN where no point falls; the nearest point wins a pixel.

@@ -14,10 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_shards.schema import Sample
+from data_shards.schema import DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.raw_depth import depth_from_disparity, make_sample, opencv_camera
 from data_shards.sources.raw_files import clean_key, read_bytes, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 DISPARITY_NAMES = ("disp0GT.pfm", "disp0.pfm")
 
@@ -27,9 +28,27 @@ class Middlebury:
     """``input_path``: one scene, or any folder above scenes."""
 
     name: ClassVar[str] = "middlebury"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="Middlebury stereo 2014 on",
+        homepage="https://vision.middlebury.edu/stereo/data/",
+        layout="scene/im0.png, disp0GT.pfm or disp0.pfm, calib.txt",
+        unit="px of disparity",
+        encoding="pfm, z = f baseline / (disparity + doffs), baseline in mm",
+        invalid_codes="+inf",
+        depth_type=DepthType.Z,
+        camera="cam0 of calib.txt",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="scene",
+        licence="research use with citation, see the Middlebury stereo page",
+        licence_url="https://vision.middlebury.edu/stereo/data/",
+        trust_tier=TrustTier.SENSOR,
+        notes="Structured light at sub-pixel precision.",
+    )
 
     input_path: Path
-    licence: str = "research use with citation, see the Middlebury stereo page"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)
@@ -61,6 +80,7 @@ class Middlebury:
             group=item.payload["group"],
             sensor="structured_light",
             licence=self.licence,
+            **self.record.label(),
         )
         return [sample]
 

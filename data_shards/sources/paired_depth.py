@@ -17,6 +17,7 @@ from data_shards.schema import Camera, DepthType, LabelKind, Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.raw_depth import depth_from_codes, make_sample, parse_camera, rotate_bits_right
 from data_shards.sources.raw_files import ColourImage, clean_key, read_codes, read_colour, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 
 # layout -> (colour folder, colour stem's ending, depth folder, depth stem's ending)
 LAYOUTS = {
@@ -42,6 +43,23 @@ class PairedDepth:
 
     name: ClassVar[str] = "paired_depth"
     expected_files: ClassVar[str] = ""
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="Any folders of colour and depth images that pair up by name",
+        homepage="",
+        layout="color or rgb or image/X + depth/X, or X.color + X.depth, X_color + X_depth, X + X_depth",
+        unit="by option",
+        encoding="16-bit png or pgm, / codes_per_metre, bits rotated if rotate_bits says so",
+        invalid_codes="0",
+        depth_type=None,
+        camera="option camera, else unknown",
+        first_pixel="(0, 0)",
+        label_kind=None,
+        metric=None,
+        group="folder",
+        licence="unknown",
+        licence_url="",
+        trust_tier=TrustTier.MIXED,
+    )
 
     input_path: Path
     layout: str = "auto"
@@ -54,7 +72,7 @@ class PairedDepth:
     label_kind: str = "captured"
     metric: bool = True
     sensor: str = "unknown"
-    licence: str = "unknown"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)

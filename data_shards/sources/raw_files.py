@@ -24,6 +24,7 @@ from PIL import Image
 from data_shards.sources.base import RejectedSample, SourceItem
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPG_QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 
 
@@ -62,6 +63,14 @@ def require_unique(items: list[SourceItem], path: Path) -> list[SourceItem]:
     if count > 1:
         raise ValueError(f"{path}: {count} frames would get the key {key!r}; rename their files")
     return sorted(items, key=lambda item: item.key)
+
+
+def find_below(root: Path, name: str, levels: int) -> list[Path]:
+    """Every ``name`` (a file or folder, perhaps with '/') at most ``levels`` folders below ``root``, sorted.
+
+    Unlike ``rglob`` it lists no folder deeper than that: a scene's tens of thousands of frames are not walked to find the scenes.
+    """
+    return sorted(path for level in range(levels + 1) for path in root.glob("*/" * level + name))
 
 
 def clean_key(*parts: str) -> str:
@@ -103,7 +112,11 @@ def read_colour(path: Path) -> ColourImage:
     Raises:
         RejectedSample: missing, corrupt, or a jpg whose pixels a viewer would rotate (depth and camera do not say which way they lie).
     """
-    data = read_bytes(path)
+    return check_colour(read_bytes(path), path)
+
+
+def check_colour(data: bytes, path: Path) -> ColourImage:
+    """As ``read_colour``, for a file's bytes that came out of an archive; ``path`` names them in a complaint."""
     if data.startswith(b"\xff\xd8"):
         height, width = _check_jpg(data, path)
         return ColourImage(data, "jpg", width, height)
@@ -116,16 +129,42 @@ def read_colour(path: Path) -> ColourImage:
     return ColourImage(data, "png", width, height)
 
 
+def encode_colour(rgb: np.ndarray, image_format: str = "png") -> ColourImage:
+    """Pixels (height, width, 3) of uint8, red first, as an image: for sources that keep no image files.
+
+    ``png`` loses nothing; ``jpg`` (quality 95) is for pixels that came out of a lossy code before.
+    """
+    assert rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.dtype == np.uint8 and image_format in ("jpg", "png")
+    rgb = np.ascontiguousarray(rgb)
+    if image_format == "jpg":
+        data = simplejpeg.encode_jpeg(rgb, JPG_QUALITY)
+    else:
+        data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return ColourImage(data, image_format, rgb.shape[1], rgb.shape[0])
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """The numbers of an image file as they are stored: (height, width), or (height, width, channels) with red first and alpha last.
+
+    Raises:
+        RejectedSample: missing, corrupt or truncated.
+    """
+    data = read_bytes(path)
+    if data.startswith(PNG_SIGNATURE):
+        _check_png(data, path)
+    pixels = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+    return pixels
+
+
 def read_codes(path: Path) -> np.ndarray:
     """The numbers of a one-channel 16-bit png or pgm, uint16 (height, width).
 
     Raises:
         RejectedSample: missing, corrupt, or not one channel of 16 bits.
     """
-    data = read_bytes(path)
-    if data.startswith(PNG_SIGNATURE):
-        _check_png(data, path)
-    codes = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    codes = read_pixels(path)
     if codes.ndim != 2 or codes.dtype != np.uint16:
         channels = 1 if codes.ndim == 2 else codes.shape[2]
         raise RejectedSample(f"{path}: {channels} channel(s) of {codes.dtype}; depth must be one channel of 16 bits")
@@ -134,10 +173,7 @@ def read_codes(path: Path) -> np.ndarray:
 
 def read_mask(path: Path) -> np.ndarray:
     """A one-channel 8-bit png as booleans (non-zero = True), (height, width); RejectedSample otherwise."""
-    data = read_bytes(path)
-    if data.startswith(PNG_SIGNATURE):
-        _check_png(data, path)
-    mask = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    mask = read_pixels(path)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise RejectedSample(f"{path}: a mask must be one channel of 8 bits, got {mask.dtype} {mask.shape}")
     return mask != 0

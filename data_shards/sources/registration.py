@@ -34,6 +34,25 @@ def register_depth(
     return _paint_squares(left, top, footprint_x, footprint_y, z_colour, width, height)
 
 
+def resample_depth(depth_m: np.ndarray, depth_camera: Camera, colour_camera: Camera, width: int, height: int) -> np.ndarray:
+    """z-depth (H_d, W_d) of a camera with the *same centre and axes* as the colour camera, on a map of the colour image's field of view.
+
+    Two pinhole cameras in one place differ by a scaling and a shift of their pixels, so nothing hides anything and each pixel takes the
+    depth pixel that its centre falls into. The map has about the depth's resolution: as many columns as ``depth_m``, and rows to the colour
+    image's shape (``width``, ``height``). Places that the depth map does not cover are NaN.
+    """
+    columns = depth_m.shape[1]
+    rows = max(1, round(columns * height / width))
+    x = ((np.arange(columns) + 0.5) * width / columns - colour_camera.cx) / colour_camera.fx
+    y = ((np.arange(rows) + 0.5) * height / rows - colour_camera.cy) / colour_camera.fy
+    column = np.floor(x * depth_camera.fx + depth_camera.cx).astype(np.int64)
+    row = np.floor(y * depth_camera.fy + depth_camera.cy).astype(np.int64)
+    resampled = depth_m[np.clip(row, 0, depth_m.shape[0] - 1)][:, np.clip(column, 0, columns - 1)]
+    resampled[(row < 0) | (row >= depth_m.shape[0])] = np.nan
+    resampled[:, (column < 0) | (column >= columns)] = np.nan
+    return resampled
+
+
 def _paint_squares(
     left: np.ndarray, top: np.ndarray, size_x: np.ndarray, size_y: np.ndarray, z: np.ndarray, width: int, height: int
 ) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import simplejpeg
@@ -12,6 +13,7 @@ from data_shards.rendering.frames import KINDS, RenderedFrame, preload_textures,
 from data_shards.rendering.renderer import QUALITIES
 from data_shards.schema import DepthType, LabelKind, Sample, SampleMeta
 from data_shards.sources.base import SourceItem
+from data_shards.sources.record import SourceRecord, TrustTier
 
 SEED_STRIDE = 1_000_003  # scene i of seed s is world s * SEED_STRIDE + i, so seeds share no scene below a million scenes
 
@@ -35,7 +37,24 @@ class RenderedSource:
     kind: str = "mixed"
     cameras: str = "any"
 
-    name = "rendered"
+    name: ClassVar[str] = "rendered"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="This project's own procedural rooms, streets and landscapes",
+        homepage="",
+        layout="no folder: rendered while building",
+        unit="m",
+        encoding="exact float32",
+        invalid_codes="never; sky is +inf",
+        depth_type=DepthType.Z,
+        camera="exact",
+        first_pixel="(0.5, 0.5)",
+        label_kind=LabelKind.RENDERED,
+        metric=True,
+        group="scene",
+        licence="Apache-2.0",
+        licence_url="https://www.apache.org/licenses/LICENSE-2.0",
+        trust_tier=TrustTier.EXACT,
+    )
 
     def __post_init__(self) -> None:
         for option in ("scenes", "views"):
@@ -79,13 +98,11 @@ class RenderedSource:
         meta = SampleMeta(
             key=f"{scene}/view-{frame.view:02d}",
             source=self.name,
-            label_kind=LabelKind.RENDERED,
-            depth_type=DepthType.Z,
-            metric=True,
+            **self.record.label(),
             camera=frame.camera,
             image_size=(width, height),
             sensor="virtual pinhole",
-            licence="Apache-2.0",
+            licence=self.record.licence,
             group=scene,
         )
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(frame.image), quality=95, colorsubsampling="444")

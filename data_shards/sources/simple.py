@@ -19,6 +19,7 @@ from data_shards.schema import Sample
 from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.raw_depth import depth_from_codes, make_sample
 from data_shards.sources.raw_files import clean_key, read_codes, read_colour, read_json, read_mask, require_folder, require_unique
+from data_shards.sources.record import SourceRecord, TrustTier
 from data_shards.sources.simple_record import FrameRecord, parse_record
 
 ENDINGS = (".rgb.jpg", ".rgb.jpeg", ".rgb.png", ".depth.png", ".json")
@@ -30,9 +31,26 @@ class Simple:
     """``licence``: for frames whose JSON does not name one."""
 
     name: ClassVar[str] = "simple"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="The simple layout described above",
+        homepage="",
+        layout="source/X.rgb.jpg or .png, X.depth.png, X.json",
+        unit="stated per frame",
+        encoding="16-bit png, / depth_scale",
+        invalid_codes="0; sky by a mask",
+        depth_type=None,
+        camera="stated per frame, or unknown",
+        first_pixel="stated",
+        label_kind=None,
+        metric=None,
+        group="stated per frame, else the folder",
+        licence="unknown",
+        licence_url="",
+        trust_tier=TrustTier.MIXED,
+    )
 
     input_path: Path
-    licence: str = "unknown"
+    licence: str = record.licence
 
     def __post_init__(self) -> None:
         self.input_path = Path(self.input_path)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from data_shards.schema import Camera
+from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.paired_depth import PairedDepth
 from data_shards.sources.raw_depth import opencv_camera
 from data_shards.sources.raw_files import read_bytes
+from data_shards.sources.record import SourceRecord, TrustTier
 
 MATRIX_TITLE = "Color camera intrinsic matrix"
 
@@ -24,12 +25,29 @@ class Sr300(PairedDepth):
     """Options as in ``PairedDepth``, with the toolbox's values; a given ``camera`` outranks ``cam.info.txt``."""
 
     name: ClassVar[str] = "sr300"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="APC vision toolbox, RealSense SR300 in a shelf",
+        homepage="https://github.com/andyzeng/apc-vision-toolbox",
+        layout="scene/frame-N.color.png + frame-N.depth.png, cam.info.txt",
+        unit="0.1 mm",
+        encoding="16-bit png, bits rotated right by 3, / 10000",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="colour matrix of cam.info.txt",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="scene",
+        licence="BSD-style, Trustees of Princeton University",
+        licence_url="https://github.com/andyzeng/apc-vision-toolbox",
+        trust_tier=TrustTier.SENSOR,
+    )
 
     layout: str = "X.color + X.depth"
     codes_per_metre: float = 10_000.0
     rotate_bits: int = 3
     sensor: str = "realsense_sr300"
-    licence: str = "BSD-style, Trustees of Princeton University"
+    licence: str = record.licence
 
     def _camera_of(self, payload: dict[str, Any]) -> Camera | None:
         if self.camera != "unknown":

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.schema import Camera
+from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.paired_depth import PairedDepth
+from data_shards.sources.record import SourceRecord, TrustTier
 
 
 @dataclasses.dataclass
@@ -23,10 +24,27 @@ class SunRgbd(PairedDepth):
     """Options as in ``PairedDepth``, with SUN's values; a given ``camera`` outranks ``intrinsics.txt``."""
 
     name: ClassVar[str] = "sun_rgbd"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="SUN3D and SUN RGB-D frames",
+        homepage="https://rgbd.cs.princeton.edu/",
+        layout="scene/image/X.jpg + depth/X.png, intrinsics.txt; or X_color + X_depth",
+        unit="mm",
+        encoding="16-bit png, bits rotated right by 3, / 1000",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="intrinsics.txt, else unknown",
+        first_pixel="(1, 1)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="scene",
+        licence="research use, see the SUN3D and SUN RGB-D pages",
+        licence_url="https://rgbd.cs.princeton.edu/",
+        trust_tier=TrustTier.SENSOR,
+    )
 
     rotate_bits: int = 3
     sensor: str = "primesense_or_kinect"
-    licence: str = "research use, see the SUN3D and SUN RGB-D pages"
+    licence: str = record.licence
 
     def _camera_of(self, payload: dict[str, Any]) -> Camera | None:
         depth_path = Path(payload["depth"])

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_shards.schema import Camera
+from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.paired_depth import LAYOUTS, PairedDepth
 from data_shards.sources.raw_depth import opencv_camera
+from data_shards.sources.record import SourceRecord, TrustTier
 
 CALIBRATIONS = {
     "1": (517.3, 516.5, 318.6, 255.3),
@@ -34,10 +35,28 @@ class Tum(PairedDepth):
 
     name: ClassVar[str] = "tum"
     expected_files: ClassVar[str] = f"rgb.txt + depth.txt, {', '.join(LAYOUTS)}"
+    record: ClassVar[SourceRecord] = SourceRecord(
+        title="TUM RGB-D, Kinect 1",
+        homepage="https://cvg.cit.tum.de/data/datasets/rgbd-dataset",
+        layout="rgb.txt + depth.txt (timestamps and files), or paired names",
+        unit="m / 5000",
+        encoding="16-bit png, / 5000",
+        invalid_codes="0",
+        depth_type=DepthType.Z,
+        camera="by freiburgN in the folder's name, else unknown",
+        first_pixel="(0, 0)",
+        label_kind=LabelKind.CAPTURED,
+        metric=True,
+        group="sequence",
+        licence="CC BY 4.0",
+        licence_url="https://cvg.cit.tum.de/data/datasets/rgbd-dataset",
+        trust_tier=TrustTier.SENSOR,
+        notes="freiburg 1 and 2 still have lens distortion that a pinhole camera ignores.",
+    )
 
     codes_per_metre: float = 5000.0
     sensor: str = "kinect1"
-    licence: str = "CC BY 4.0"
+    licence: str = record.licence
     max_difference_s: float = 0.02
 
     def _camera_of(self, payload: dict[str, Any]) -> Camera | None:

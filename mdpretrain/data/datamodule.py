@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,26 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 import torch
 from lightning.pytorch import LightningDataModule
 
+from data_shards.mixture import MixtureSource
+from data_shards.storage.options import StorageOptions
+from data_shards.storage.storage import Storage
 from mdpretrain.data.evaluation_stream import EvaluationLoader, evaluation_loader
 from mdpretrain.data.faults import FaultBudget, FaultLog
-from mdpretrain.data.mixture import GlobalOrder, MixtureSource
+from mdpretrain.data.fetch_ahead import FetchAhead, Node, NodeDraws
+from mdpretrain.data.ledger import DeliveryRecord, LedgerWriter, next_session, session_folder, write_plan
+from mdpretrain.data.mixture import GlobalOrder, check_names
 from mdpretrain.data.order import ShuffleOptions
-from mdpretrain.data.pipeline import Augmentation, DepthLimits, PromptOptions, SamplePipeline
+from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
+from mdpretrain.data.plan import Leg, OnMixtureChange, first_leg, go_on
 from mdpretrain.data.shard_folder import ShardFolder
-from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader, check_state
+from mdpretrain.data.source_reader import SourceReader
+from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader
 
+STATE_VERSION = 2
 DEFAULT_AUGMENTATION = Augmentation()
 DEFAULT_SHUFFLE = ShuffleOptions()
 DEFAULT_FAULTS = FaultBudget()
+DEFAULT_STORAGE = StorageOptions()
 
 
 class ShardDataModule(LightningDataModule):
@@ -42,8 +53,11 @@ class ShardDataModule(LightningDataModule):
         val_batch_size: images per validation batch and process; by default this process's share of ``batch_size``.
         steps_per_epoch: steps that Lightning calls an epoch; by default one pass over as many samples as the mixture has.
         shuffle: how far samples are mixed.
-        faults: how many bad samples a run survives.
+        faults: how many bad samples a run survives; a row of the mixture may say otherwise for itself.
         bad_sample_file: where they are listed; by default ``bad_samples.jsonl`` in the trainer's root folder.
+        on_mixture_change: what a resume does whose mixture, seed, batch size or shuffling is not the checkpoint's: "refuse" it;
+            "continue" with the new order from here, each unchanged source where it stands; "restart" the new order here.
+        storage: how remote shards are read (docs/storage.md); nothing of it changes what is read.
         pin_memory: page-locked batches; by default where there is a GPU.
     """
 
@@ -62,6 +76,8 @@ class ShardDataModule(LightningDataModule):
         shuffle: ShuffleOptions = DEFAULT_SHUFFLE,
         faults: FaultBudget = DEFAULT_FAULTS,
         bad_sample_file: str | None = None,
+        on_mixture_change: OnMixtureChange = "refuse",
+        storage: StorageOptions = DEFAULT_STORAGE,
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
@@ -79,10 +95,20 @@ class ShardDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.fault_budget = faults
         self.bad_sample_file = bad_sample_file
+        self.on_mixture_change = on_mixture_change
+        self.storage = Storage(storage)
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.ledger_folder: Path | None = None
         self.order: GlobalOrder | None = None
-        self._folders: list[ShardFolder] = []
+        self._readers: dict[str, SourceReader] = {}
+        self._legs: list[Leg] = []
+        self._restored: dict[str, Any] | None = None
+        self._loader: TrainingLoader | None = None
         self._faults: FaultLog | None = None
+
+    def write_ledger(self, folder: Path) -> None:
+        """Write every key that is trained on into sessions of ``folder``."""
+        self.ledger_folder = folder
 
     def setup(self, stage: str | None = None) -> None:
         """Open every shard that this stage reads, so that a missing one ends the run before it starts.
@@ -94,25 +120,35 @@ class ShardDataModule(LightningDataModule):
             self._open_mixture()
         if stage in (None, "fit", "validate", "test"):
             for folder in self.val_folders:
-                ShardFolder(folder)
+                ShardFolder(folder, storage=self.storage)
 
     def train_dataloader(self) -> TrainingLoader:
         assert self.order is not None, "Lightning calls setup first"
         rank, world_size = self._layout()
-        limits = [DepthLimits(source.min_depth_m, source.max_depth_m) for source in self.train_sources]
+        first_step = self._finished_steps()
+        leg = self._legs[-1]
+        assert first_step >= leg.first_step, "Lightning restores its count of batches before it asks for the loader"
+        share = Share(self.batch_size, rank, world_size, leg.first_step, leg.first_position)
+        self._refuse_too_long_a_run(share)
+        readers = [self._readers[name] for name in self.order.names]
+        rows = [reader.source for reader in readers]
+        options = [RowOptions(row.min_depth_m, row.max_depth_m, row.crop, row.loss_kind) for row in rows]
         pipeline = SamplePipeline(self.image_size, self.augmentation, self.prompt, self.seed)
-        share = Share(self.batch_size, rank, world_size)
-        batches = TrainingBatches(self.order, self._folders, limits, pipeline, share, self.fault_budget)
-        return TrainingLoader(
-            batches,
+        budgets = [self.fault_budget.of(row) for row in rows]
+        base = None if self._restored is None else self._restored["delivered"]
+        open_ledger = None if self.ledger_folder is None else functools.partial(self._open_ledger, self.ledger_folder, first_step)
+        record = DeliveryRecord(self.order.names, self._fault_log(), base, open_ledger, self._join)
+        self._loader = TrainingLoader(
+            TrainingBatches(self.order, readers, options, pipeline, share, budgets, self._fetch_ahead(readers, share)),
             self._epoch_length(),
             self.num_workers,
-            self._fault_log(),
-            self.identity(),
-            consumed=self._finished_steps,
-            first_step=self._finished_steps(),
+            record,
+            consumed=None if self.trainer is None else self._finished_steps,
+            first_step=first_step,
             pin_memory=self.pin_memory,
+            give_up_after_s=self.storage.options.give_up_after_s,
         )
+        return self._loader
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:
         if not self.val_folders:
@@ -129,33 +165,49 @@ class ShardDataModule(LightningDataModule):
             world_size=world_size,
             faults=self._fault_log(),
             pin_memory=self.pin_memory,
+            in_step=True,
+            storage=self.storage,
         )
 
     def test_dataloader(self) -> EvaluationLoader | list[Any]:
         return self.val_dataloader()
 
-    def identity(self) -> dict[str, Any]:
-        """What the order depends on; a checkpoint with another identity is refused."""
-        assert self.order is not None
-        mixture = {
-            name: {"weight": float(source.weight), "shards": folder.fingerprint, "samples": len(folder)}
-            for name, source, folder in zip(self.order.names, self.train_sources, self._folders)
-        }
-        return {"mixture": mixture, "batch_size": self.batch_size, **self.order.describe()}
-
     def state_dict(self) -> dict[str, Any]:
-        if self.order is None:
+        """Steps, legs, and the account of what was delivered; the same on every process, which all call it together."""
+        if self._loader is None:
             return {}
-        return {"state_version": 1, "steps": self._finished_steps(), "identity": self.identity()}
+        steps = self._finished_steps()
+        legs = [dataclasses.asdict(leg) for leg in self._legs]
+        return {"state_version": STATE_VERSION, "steps": steps, "legs": legs, "delivered": self._loader.record.state(steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that the checkpoint fits; the position itself is restored with Lightning's count of batches.
+        """Go on from a checkpoint; the position itself is restored with Lightning's count of batches.
 
         Raises:
-            ValueError: the checkpoint belongs to another mixture, seed or batch size, naming what differs.
+            ValueError: the checkpoint belongs to another mixture, seed or batch size, naming what differs, and
+                ``on_mixture_change`` does not say what to do.
         """
-        if self.order is not None:
-            check_state(state_dict, self.identity())
+        if self.order is None or not state_dict:
+            return
+        if state_dict.get("state_version") != STATE_VERSION:
+            version = state_dict.get("state_version")
+            raise ValueError(f"the checkpoint's data state has version {version!r}, this code reads {STATE_VERSION}; start a new run")
+        saved, steps = [Leg(**leg) for leg in state_dict["legs"]], int(state_dict["steps"])
+        now = dataclasses.replace(self._legs[-1], first_step=0, first_position=0, earlier={})
+        self._legs = go_on(saved, steps, now, self.on_mixture_change)
+        self.order = self._legs[-1].order({name: reader.shard_sizes for name, reader in self._readers.items()})
+        delivered = state_dict["delivered"]
+        bad = {name: count for name, count in delivered["bad"].items() if self._goes_on(name, steps)}
+        self._restored = {"steps": steps, "delivered": delivered | {"bad": bad}}
+
+    def teardown(self, stage: str) -> None:
+        """The ledger is whole when the run ends."""
+        if self._loader is not None:
+            self._loader.record.close(self._finished_steps())
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Also when it ends by an error."""
+        self.teardown("fit")
 
     @property
     def skipped_samples(self) -> int:
@@ -165,32 +217,87 @@ class ShardDataModule(LightningDataModule):
     def source_passes(self) -> dict[str, float]:
         """How many passes over each source training has made so far."""
         assert self.order is not None
-        return self.order.passes(self._finished_steps() * self.batch_size)
+        return self.order.passes(self._legs[-1].position(self._finished_steps()))
 
     def _open_mixture(self) -> None:
-        self._folders = [ShardFolder(source.path) for source in self.train_sources]
-        names = [source.name or Path(source.path).resolve().name for source in self.train_sources]
-        weights = [float(source.weight) for source in self.train_sources]
-        sizes = [folder.shard_sizes for folder in self._folders]
-        self.order = GlobalOrder(names, weights, sizes, self.seed, self.shuffle)
+        rank, _ = self._layout()
+        check_names([source.called for source in self.train_sources])
+        readers = [SourceReader(source, rank == 0, self.storage) for source in self.train_sources]
+        self._readers = {reader.name: reader for reader in readers}
+        self._legs = [first_leg(readers, self.seed, self.batch_size, self.shuffle)]
+        self.order = self._legs[-1].order({name: reader.shard_sizes for name, reader in self._readers.items()})
         Share(self.batch_size, *self._layout())
+
+    def _goes_on(self, source: str, steps: int) -> bool:
+        """Whether a source's account of bad samples belongs to what it is now, or to a mixture that ended at ``steps``."""
+        leg = self._legs[-1]
+        return source in self._readers and (leg.first_step < steps or source in leg.earlier or steps == 0)
+
+    def _open_ledger(self, folder: Path, first_step: int) -> LedgerWriter:
+        """This process's file of a new session; the number of the session is rank 0's.
+
+        At the first batch and not with the loader, which some strategies ask for once more than they use it.
+        """
+        assert self.order is not None
+        rank, world_size = self._layout()
+        number = next_session(folder) if rank == 0 else 0
+        if world_size > 1:
+            assert self.trainer is not None
+            number = self.trainer.strategy.broadcast(number)
+        if rank == 0:
+            plan = {"first_step": first_step, "world_size": world_size, "num_workers": self.num_workers, "names": self.order.names}
+            write_plan(folder, number, plan | {"legs": [dataclasses.asdict(leg) for leg in self._legs]})
+        return LedgerWriter(session_folder(folder, number), rank)
+
+    def _join(self, values: list[int]) -> list[int]:
+        """Sums over all processes."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return values
+        strategy = self.trainer.strategy
+        total = strategy.reduce(torch.tensor(values, dtype=torch.int64, device=strategy.root_device), reduce_op="sum")
+        return total.tolist()
+
+    def _refuse_too_long_a_run(self, share: Share) -> None:
+        """A mixture whose every row has a ``max_passes`` must last until the trainer's last step."""
+        assert self.order is not None
+        if self.order.end is None or self.trainer is None or self.trainer.max_steps < 0:
+            return
+        batches = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        if share.start(batches) > self.order.end:
+            raise ValueError(
+                f"trainer.max_steps {self.trainer.max_steps} needs {share.start(batches)} samples, but the mixture ends after "
+                f"{self.order.end}, when every source has been shown as often as its max_passes allows; raise one, or train fewer steps"
+            )
+
+    def _fetch_ahead(self, readers: list[SourceReader], share: Share) -> FetchAhead | None:
+        """None where all shards are local."""
+        if not any(reader.remote for reader in readers):
+            return None
+        assert self.order is not None
+        node = Node(share.rank, share.rank, 1)
+        if self.trainer is not None:
+            node = Node(share.rank, share.rank - self.trainer.local_rank, self.trainer.num_devices)
+        draws, samples = NodeDraws(self.order, share, node), share.batch_size // share.world_size * node.ranks
+        return FetchAhead(draws, readers, self.storage.options.prefetch_samples, samples, node, share.first_step)
 
     def _layout(self) -> tuple[int, int]:
         """(rank, number of processes)"""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _epoch_length(self) -> int:
-        return self.steps_per_epoch or max(1, sum(map(len, self._folders)) // self.batch_size)
+        return self.steps_per_epoch or max(1, sum(map(len, self._readers.values())) // self.batch_size)
 
     def _finished_steps(self) -> int:
         """Steps whose batch has been trained on, over all epochs and restarts: Lightning's ``processed``, which its checkpoints
         hold and restore before they ask for the loader. ``delivered`` would count a batch whose step was interrupted."""
-        if self.trainer is None:
-            return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # Lightning's type is too wide
+        if self.trainer is not None:
+            return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # Lightning's type is too wide
+        if self._loader is not None:
+            return self._loader.next_step
+        return 0 if self._restored is None else int(self._restored["steps"])
 
     def _fault_log(self) -> FaultLog:
         if self._faults is None:
             root = None if self.trainer is None else Path(self.trainer.default_root_dir) / "bad_samples.jsonl"
-            self._faults = FaultLog(self.fault_budget, self.bad_sample_file or root)
+            self._faults = FaultLog(self.bad_sample_file or root)
         return self._faults

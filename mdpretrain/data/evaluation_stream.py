@@ -2,27 +2,37 @@
 
 The view is the largest centred box of the output's aspect (or the whole image), and a prompt depends on the sample's key
 and the seed only: two runs, two machines and two numbers of processes see the same pixels and the same points.
+
+Where the processes' forward passes wait for each other (DDP exchanges buffers, ZeRO-3 gathers weights), all must have the same
+number of batches. ``in_step`` sees to that: a process with fewer samples cuts its batches smaller, and one that still lacks a
+batch, or whose batch held bad samples only, gets a *filler*: one row without a valid pixel, with position -1 and an empty key.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fnmatch
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+import numpy as np
 from torch.utils.data import Dataset
 
-from data_shards.index import load_index
+from data_shards.storage.address import ShardPath, is_remote
+from data_shards.storage.storage import Storage, default_storage
+from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
-from mdpretrain.data.faults import BadSample, FaultBudget, FaultLog
-from mdpretrain.data.pipeline import DepthLimits, PromptOptions, SamplePipeline, key_seed
+from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog
+from mdpretrain.data.fetch_ahead import FetchAhead
+from mdpretrain.data.patience import next_in_time
+from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import ShardFolder, dataset_name
-from mdpretrain.data.training_stream import Delivery, make_loader
+from mdpretrain.data.training_stream import DEFAULT_STORAGE, Delivery, make_loader
 from mdpretrain.structures import DepthBatch
 
 
 def evaluation_loader(
-    folders: Sequence[Path | str],
+    folders: Sequence[ShardPath | str],
     image_size: tuple[int, int] | None,
     batch_size: int,
     prompt: PromptOptions | None = None,
@@ -33,15 +43,17 @@ def evaluation_loader(
     world_size: int = 1,
     long_side: int = 518,
     multiple: int = 14,
-    limits: DepthLimits | None = None,
+    limits: RowOptions | None = None,
     fields: tuple[str, ...] = ("prior", "sky", "confidence"),
     faults: FaultLog | None = None,
     pin_memory: bool = False,
+    in_step: bool = False,
+    storage: Storage | None = None,
 ) -> EvaluationLoader:
     """Every sample of ``folders`` once.
 
     Args:
-        folders: folders of shards.
+        folders: folders of shards, or their addresses.
         image_size: (height, width); None keeps each image's whole view at ``long_side``, one image per batch.
         batch_size: images per batch of this process.
         prompt: sparse prompts for metric samples, seeded by (seed, key).
@@ -54,42 +66,63 @@ def evaluation_loader(
         fields: optional maps to read.
         faults: where bad samples are counted; they are left out of their batch.
         pin_memory: for a GPU.
+        in_step: every process yields the same number of batches, fillers included; needs ``image_size``.
+        storage: what remote folders are read with; the default options unless given.
 
     Raises:
         ValueError: a folder or shard is missing or damaged, nothing matches ``include``, or batch_size > 1 with image_size None.
     """
     if batch_size < 1 or (image_size is None and batch_size != 1):
         raise ValueError(f"batch_size {batch_size}: whole images (image_size null) have their own sizes, use 1; else at least 1")
-    opened = [ShardFolder(folder, fields) for folder in folders]
+    storage = storage or default_storage()
+    opened = [ShardFolder(folder, fields, storage) for folder in folders]
     items = _list_items(opened, include)
     if not items:
         raise ValueError(f"no sample in {', '.join(map(str, folders)) or 'an empty list of folders'} matches {list(include or ['*'])}")
     pipeline = SamplePipeline(image_size, None, prompt, seed, long_side, multiple)
     own = list(enumerate(items))[rank::world_size]
     largest_share = -(-len(items) // world_size)
-    batches = _split(own, batch_size, -(-largest_share // batch_size))
-    names = [dataset_name(folder) for folder in folders]
-    dataset = _EvaluationBatches(opened, names, batches, pipeline, limits or DepthLimits())
-    return EvaluationLoader(dataset, len(own), num_workers, faults or FaultLog(FaultBudget(max_fraction=1.0), None), pin_memory)
+    number = -(-largest_share // batch_size)
+    batches = _split(own, batch_size, number)
+    if in_step:
+        batches += [[]] * (number - len(batches))
+    names = [dataset_name(folder, storage) for folder in folders]
+    dataset = _EvaluationBatches(opened, names, batches, pipeline, limits or RowOptions(), items if in_step else None)
+    if any(is_remote(folder) for folder in folders):
+        plan = [[item for _, item in batch] for batch in batches]
+        ahead = storage.options.prefetch_samples
+        dataset.ahead = FetchAhead(plan.__getitem__, opened, ahead, batch_size, last_step=len(plan))
+    return EvaluationLoader(dataset, len(own), num_workers, faults or FaultLog(None), pin_memory, storage.options.give_up_after_s)
 
 
 class EvaluationLoader:
     """Iterable of batches; each ``iter()`` is one whole pass. ``samples`` is how many samples this process's pass has."""
 
-    def __init__(self, dataset: _EvaluationBatches, samples: int, num_workers: int, faults: FaultLog, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        dataset: _EvaluationBatches,
+        samples: int,
+        num_workers: int,
+        faults: FaultLog,
+        pin_memory: bool,
+        give_up_after_s: float = DEFAULT_STORAGE.give_up_after_s,
+    ) -> None:
         self.dataset = dataset
         self.samples = samples
         self.num_workers = num_workers
         self.faults = faults
         self.pin_memory = pin_memory
+        self.give_up_after_s = give_up_after_s
 
     def __len__(self) -> int:
         return len(self.dataset.batches)
 
     def __iter__(self) -> Iterator[DepthBatch]:
-        loader = make_loader(self.dataset, range(len(self)), self.num_workers, self.pin_memory)
-        for delivery in loader:
-            self.faults.record(delivery.drawn, delivery.bad_samples)
+        watch = ReadWatch(self.num_workers) if self.num_workers else None
+        iterator = iter(make_loader(self.dataset, range(len(self)), self.num_workers, self.pin_memory, watch))
+        for _ in range(len(self)):
+            delivery = next_in_time(iterator, watch, self.give_up_after_s)
+            self.faults.record(delivery.bad_samples)
             if delivery.fatal is not None:
                 raise ValueError(delivery.fatal)
             if delivery.batch is not None:  # None if not one sample of the batch could be read
@@ -97,7 +130,11 @@ class EvaluationLoader:
 
 
 class _EvaluationBatches(Dataset):
-    """Batch number -> Delivery. An item is (position in the whole list, (folder, index in the folder))."""
+    """Batch number -> Delivery. An item is (position in the whole list, (folder, index in the folder)).
+
+    With ``fill_from``, the whole list of (folder, index), a batch without a usable sample is a filler in the shape of the first
+    sample that can be read.
+    """
 
     def __init__(
         self,
@@ -105,31 +142,59 @@ class _EvaluationBatches(Dataset):
         names: list[str],
         batches: list[list[tuple[int, tuple[int, int]]]],
         pipeline: SamplePipeline,
-        limits: DepthLimits,
+        limits: RowOptions,
+        fill_from: list[tuple[int, int]] | None,
     ) -> None:
         self.folders = folders
         self.names = names
         self.batches = batches
         self.pipeline = pipeline
         self.limits = limits
+        self.fill_from = fill_from
+        self.ahead: FetchAhead | None = None
 
     def __getitem__(self, number: int) -> Delivery:
+        if self.ahead is not None:
+            self.ahead.reach(number)
         delivery = Delivery(None, [], [])
         rows = []
-        for position, (folder_number, index) in self.batches[number]:
-            folder, name = self.folders[folder_number], self.names[folder_number]
-            delivery.drawn.append(name)
-            try:
-                sample = folder.sample(index)
-                rows.append(self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key)))
-            except OSError as error:
-                delivery.fatal = f"source {name!r}: {folder.path} cannot be read any more ({error}); is it still mounted?"
-                return delivery
-            except ValueError as error:
-                delivery.bad_samples.append(BadSample(position, name, *folder.where(index), str(error)))
+        try:
+            for position, item in self.batches[number]:
+                try:
+                    rows.append(self._row(position, item))
+                except ValueError as error:
+                    shard, key = self.folders[item[0]].where(item[1])
+                    delivery.bad_samples.append(BadSample(position, 0, self.names[item[0]], shard, key, str(error), "evaluation"))
+            if not rows and self.fill_from is not None:
+                rows.append(self._filler(self.fill_from))
+        except FatalSourceError as error:
+            delivery.fatal = str(error)
+            return delivery
         if rows:
             delivery.batch = collate(rows)
         return delivery
+
+    def _row(self, position: int, item: tuple[int, int]) -> Row:
+        folder = self.folders[item[0]]
+        try:
+            sample = folder.sample(item[1])
+        except OSError as error:
+            name = self.names[item[0]]
+            raise FatalSourceError(f"source {name!r}: {folder.path} cannot be read any more ({error}); is it still mounted?") from error
+        return self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key))
+
+    def _filler(self, items: list[tuple[int, int]]) -> Row:
+        for item in items:
+            with contextlib.suppress(ValueError):
+                return _blank(self._row(0, item))
+        raise FatalSourceError(f"none of the {len(items)} samples of {', '.join(self.names)} can be read; run `data-shards verify`")
+
+
+def _blank(row: Row) -> Row:
+    """A row of the same shape that says nothing."""
+    maps = ("depth", "valid", "sky", "prior_depth", "prompt_depth_m", "prompt_mask", "interpolated_inverse_depth")
+    nothing = {name: np.zeros_like(value) for name in maps if (value := getattr(row, name)) is not None}
+    return dataclasses.replace(row, **nothing, position=-1, key="", source="")
 
 
 def _list_items(folders: Sequence[ShardFolder], include: Sequence[str] | None) -> list[tuple[int, int]]:
@@ -138,7 +203,7 @@ def _list_items(folders: Sequence[ShardFolder], include: Sequence[str] | None) -
         return [(number, index) for number, folder in enumerate(folders) for index in range(len(folder))]
     items = []
     for number, folder in enumerate(folders):
-        entries = (entry for shard in folder.shards for entry in load_index(shard).entries)
+        entries = (entry for shard in folder.indexes() for entry in shard.entries)
         for index, entry in enumerate(entries):
             if any(fnmatch.fnmatchcase(name, pattern) for name in (entry.key, entry.group) for pattern in include):
                 items.append((number, index))
@@ -148,8 +213,7 @@ def _list_items(folders: Sequence[ShardFolder], include: Sequence[str] | None) -
 def _split(items: list, batch_size: int, batches: int) -> list[list]:
     """Cut into batches of ``batch_size`` with a ragged last one; halve the last ones until there are ``batches`` of them.
 
-    All processes then have the same number of batches wherever they have at least that many samples, so that none waits in a
-    collective operation of a strategy that has them in its forward pass.
+    All processes then have the same number of batches wherever they have at least that many samples.
     """
     pieces = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     while len(pieces) < batches and any(len(piece) > 1 for piece in pieces):

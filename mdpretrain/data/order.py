@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 ORDER_VERSION = 1
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step from one state to the next
 Value = TypeVar("Value")
 
 
@@ -32,10 +33,14 @@ def hash_key(*parts: object) -> int:
 
 def keyed_permutation(count: int, key: int) -> np.ndarray:
     """A pseudo-random permutation of ``range(count)``, int64 ``(count,)``: the order of splitmix64's first ``count`` outputs."""
-    state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+    return np.argsort(mix64(np.arange(1, count + 1, dtype=np.uint64) * GOLDEN + np.uint64(key)), kind="stable")
+
+
+def mix64(state: np.ndarray) -> np.ndarray:
+    """splitmix64's output function, element by element, uint64: every bit of the result depends on every bit of ``state``."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(state ^ (state >> np.uint64(31)), kind="stable")
+    return state ^ (state >> np.uint64(31))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +118,27 @@ class SourceOrder:
         """
         epoch, place = divmod(draw, self.size)
         place = (place + attempt) % self.size
+        samples, start = self._window_at(epoch, place)
+        return int(samples[place - start])
+
+    def indices(self, first: int, count: int) -> np.ndarray:
+        """The samples of draws ``first`` ... ``first + count - 1``, int64 ``(count,)``: ``index`` of each, window by window."""
+        result = np.empty(count, dtype=np.int64)
+        done = 0
+        while done < count:
+            epoch, place = divmod(first + done, self.size)
+            samples, start = self._window_at(epoch, place)
+            part = samples[place - start :][: count - done]
+            result[done : done + len(part)] = part
+            done += len(part)
+        return result
+
+    def _window_at(self, epoch: int, place: int) -> tuple[np.ndarray, int]:
+        """The samples of the window that holds ``place`` of pass ``epoch``, in their order, and the window's first place."""
         plan = self._passes.get(epoch, lambda: self._plan(epoch))
         window = int(np.searchsorted(plan.window_starts, place, side="right")) - 1
         samples = self._windows.get((epoch, window), lambda: self._samples_of_window(plan, epoch, window))
-        return int(samples[place - plan.window_starts[window]])
+        return samples, int(plan.window_starts[window])
 
     def _plan(self, epoch: int) -> _Pass:
         blocks = len(self._block_sizes)

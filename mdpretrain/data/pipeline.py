@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from data_shards.schema import LABEL_KINDS, Camera, DepthType, Sample
+from data_shards.schema import LABEL_KINDS, Camera, DepthType, LabelKind, Sample
 from mdpretrain.data.colour import ColourJitter, to_unit_float
 from mdpretrain.data.crops import View, covering_view, random_view, whole_view
 from mdpretrain.data.order import hash_key
@@ -62,11 +62,19 @@ class PromptOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class DepthLimits:
-    """Metric depth outside counts as not measured."""
+class RowOptions:
+    """What a row of the mixture says about its samples (``data_shards.mixture.MixtureSource``).
+
+    Args:
+        min_depth_m, max_depth_m: metric depth outside counts as not measured.
+        crop: side of the random box, instead of the augmentation's.
+        loss_kind: the row of the loss table that serves the sample, instead of its own label kind.
+    """
 
     min_depth_m: float | None = None
     max_depth_m: float | None = None
+    crop: tuple[float, float] | None = None
+    loss_kind: str | None = None
 
 
 @dataclasses.dataclass
@@ -130,7 +138,7 @@ class SamplePipeline:
         self.multiple = multiple
         self._sampler = None if prompt is None else PromptSampler(prompt.count)
 
-    def __call__(self, sample: Sample, position: int, limits: DepthLimits, prompt_seed: int | None = None) -> Row:
+    def __call__(self, sample: Sample, position: int, options: RowOptions, prompt_seed: int | None = None) -> Row:
         """The row of ``sample`` at ``position``: random numbers depend on (seed, position) only, or on ``prompt_seed`` if given.
 
         Raises:
@@ -138,9 +146,9 @@ class SamplePipeline:
         """
         meta = sample.meta
         size = meta.image_size
-        depth = self._z_depth(sample, sample.depth, limits)
+        depth = self._z_depth(sample, sample.depth, options)
         rng = random_generator(AUGMENTATION, self.seed, position)
-        view, seen = self._choose_view(sample, depth, rng)
+        view, seen = self._choose_view(sample, depth, options.crop, rng)
         infinite = np.isposinf(seen)
         sky = infinite if sample.sky is None else infinite | sample_nearest(sample.sky, view, size)
         valid = np.isfinite(seen) & ~sky
@@ -155,13 +163,13 @@ class SamplePipeline:
             camera_known=meta.camera is not None,
             metric=meta.metric,
             depth_is_ray=meta.depth_type == DepthType.RAY and meta.camera is None,
-            label_kind=LABEL_KINDS.index(meta.label_kind),
+            label_kind=LABEL_KINDS.index(LabelKind(options.loss_kind or meta.label_kind)),
             position=position,
             key=meta.key,
             source=meta.source,
         )
         if sample.prior is not None:
-            prior = sample_depth(self._z_depth(sample, sample.prior, DepthLimits()), view, size)
+            prior = sample_depth(self._z_depth(sample, sample.prior, RowOptions()), view, size)
             row.prior_depth = np.where(np.isfinite(prior), prior, np.float32(0))
         if sample.confidence is not None:
             row.confidence = sample_nearest(sample.confidence, view, size)
@@ -169,26 +177,28 @@ class SamplePipeline:
             self._add_prompt(row, random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed))
         return row
 
-    def _choose_view(self, sample: Sample, depth: np.ndarray, rng: np.random.Generator) -> tuple[View, np.ndarray]:
-        """The view and the depth map seen in it."""
+    def _choose_view(
+        self, sample: Sample, depth: np.ndarray, crop: tuple[float, float] | None, rng: np.random.Generator
+    ) -> tuple[View, np.ndarray]:
+        """The view and the depth map seen in it; ``crop`` stands in for the augmentation's own range."""
         size, options = sample.meta.image_size, self.augmentation
         if self.image_size is None:
             view = whole_view(size, self.long_side, self.multiple)
             return view, sample_depth(depth, view, size)
         for _ in range(0 if options is None else CROP_ATTEMPTS):
-            view = random_view(size, self.image_size, options.crop, options.stretch, options.flip, rng)  # type: ignore[union-attr]
+            view = random_view(size, self.image_size, crop or options.crop, options.stretch, options.flip, rng)  # type: ignore[union-attr]
             seen = sample_depth(depth, view, size)
             if np.isfinite(seen).any():
                 return view, seen
         view = covering_view(size, self.image_size)
         return view, sample_depth(depth, view, size)
 
-    def _z_depth(self, sample: Sample, depth: np.ndarray, limits: DepthLimits) -> np.ndarray:
+    def _z_depth(self, sample: Sample, depth: np.ndarray, options: RowOptions) -> np.ndarray:
         """Z-depth wherever the camera is known, limited to the source's range if metric."""
         meta = sample.meta
         if meta.depth_type == DepthType.RAY and meta.camera is not None:
             depth = ray_to_z(depth, meta.camera, meta.image_size)
-        low, high = limits.min_depth_m, limits.max_depth_m
+        low, high = options.min_depth_m, options.max_depth_m
         if meta.metric and (low is not None or high is not None):
             with np.errstate(invalid="ignore"):
                 outside = (depth < (low or 0)) | ((depth > (np.inf if high is None else high)) & np.isfinite(depth))

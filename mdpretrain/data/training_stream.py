@@ -10,29 +10,37 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data_shards.schedule import MixtureExhausted
+from data_shards.schema import Sample
+from data_shards.storage.options import StorageOptions
+from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
-from mdpretrain.data.faults import BadSample, FaultBudget, FaultLog
+from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceError, FaultBudget, judge
+from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
-from mdpretrain.data.pipeline import DepthLimits, Row, SamplePipeline
-from mdpretrain.data.shard_folder import ShardFolder
+from mdpretrain.data.patience import POLL_S, Watched, next_in_time
+from mdpretrain.data.pipeline import Row, RowOptions, SamplePipeline
 from mdpretrain.structures import DepthBatch
 
-STATE_VERSION = 1
+DEFAULT_STORAGE = StorageOptions()
 
 
 @dataclasses.dataclass
 class Delivery:
-    """What a worker hands over: a batch, or the sentence that ends the run; and the bad samples it met on the way."""
+    """What a worker hands over: a batch, or the sentence that ends the run; and the bad samples it met on the way.
+
+    ``rows`` are the mixture rows (in evaluation: the folders) of the batch's samples.
+    """
 
     batch: DepthBatch | None
-    drawn: list[str]
+    rows: list[int]
     bad_samples: list[BadSample]
     fatal: str | None = None
 
@@ -41,13 +49,29 @@ class Delivery:
         return dataclasses.replace(self, batch=None if self.batch is None else self.batch.pin_memory())
 
 
-class FatalSourceError(Exception):
-    """No sample of a source can be had any more; the message is for the user."""
+@runtime_checkable
+class Samples(Protocol):
+    """What the stream needs of a source: ``SourceReader``, or a plain ``ShardFolder``."""
+
+    path: Any
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int) -> Sample: ...
+
+    def where(self, index: int) -> tuple[str, str]: ...
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """``fetch_ahead.FetchAhead``."""
+
+    def reach(self, step: int) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """This process's part of every global batch.
+    """This process's part of every global batch; step ``first_step`` begins at position ``first_position``.
 
     Raises:
         ValueError: the global batch does not divide by the number of processes.
@@ -56,6 +80,8 @@ class Share:
     batch_size: int
     rank: int = 0
     world_size: int = 1
+    first_step: int = 0
+    first_position: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.world_size:
@@ -64,38 +90,56 @@ class Share:
                 f"use a multiple of {self.world_size}, or another number of processes"
             )
 
+    def start(self, step: int) -> int:
+        """The first position of global batch ``step``."""
+        return self.first_position + (step - self.first_step) * self.batch_size
+
     def positions(self, step: int) -> range:
+        """This process's positions of it."""
         part = self.batch_size // self.world_size
-        first = step * self.batch_size + self.rank * part
+        first = self.start(step) + self.rank * part
         return range(first, first + part)
 
 
 class TrainingBatches(Dataset):
-    """Map from step to ``Delivery``; any process or worker can compute any step."""
+    """Map from step to ``Delivery``; any process or worker can compute any step.
+
+    Args:
+        order: the run's order.
+        readers, options, budgets: of the rows of the mixture, in the order of ``order.names``.
+        pipeline: sample -> row of a batch.
+        share: this process's part.
+        ahead: has remote samples fetched before they are read.
+    """
 
     def __init__(
         self,
         order: GlobalOrder,
-        folders: Sequence[ShardFolder],
-        limits: Sequence[DepthLimits],
+        readers: Sequence[Samples],
+        options: Sequence[RowOptions],
         pipeline: SamplePipeline,
         share: Share,
-        budget: FaultBudget,
+        budgets: Sequence[FaultBudget],
+        ahead: Ahead | None = None,
     ) -> None:
+        assert len(readers) == len(options) == len(budgets) == len(order.names)
         self.order = order
-        self.folders = list(folders)
-        self.limits = list(limits)
+        self.readers = list(readers)
+        self.options = list(options)
         self.pipeline = pipeline
         self.share = share
-        self.budget = budget
+        self.budgets = list(budgets)
+        self.ahead = ahead
 
     def __getitem__(self, step: int) -> Delivery:
+        if self.ahead is not None:
+            self.ahead.reach(step)
         delivery = Delivery(None, [], [])
         rows = []
         try:
             for position in self.share.positions(step):
                 rows.append(self._row(position, delivery))
-        except FatalSourceError as error:
+        except (FatalSourceError, MixtureExhausted) as error:
             delivery.fatal = str(error)
             return delivery
         delivery.batch = collate(rows)
@@ -104,21 +148,21 @@ class TrainingBatches(Dataset):
     def _row(self, position: int, delivery: Delivery) -> Row:
         """The row at ``position``, or its substitute: the next places of the same pass of the same source, in order."""
         source = self.order(position).source
-        name, folder = self.order.names[source], self.folders[source]
-        delivery.drawn.append(name)
-        attempts = min(self.budget.max_consecutive, len(folder))
+        name, reader = self.order.names[source], self.readers[source]
+        attempts = min(self.budgets[source].max_consecutive, len(reader))
         for attempt in range(attempts):
             index = self.order(position, attempt).index
             try:
-                return self.pipeline(folder.sample(index), position, self.limits[source])
+                row = self.pipeline(reader.sample(index), position, self.options[source])
+                delivery.rows.append(source)
+                return row
             except OSError as error:
-                raise FatalSourceError(f"source {name!r}: {folder.path} cannot be read any more ({error}); is it still mounted?") from error
+                raise FatalSourceError(f"source {name!r}: {reader.path} cannot be read any more ({error}); is it still mounted?") from error
             except ValueError as error:
-                shard, key = folder.where(index)
-                delivery.bad_samples.append(BadSample(position, name, shard, key, str(error)))
+                delivery.bad_samples.append(BadSample(position, attempt, name, *reader.where(index), str(error)))
         raise FatalSourceError(
             f"source {name!r}: {attempts} bad samples in a row at position {position}, the last: {delivery.bad_samples[-1].reason}; "
-            f"run `data-shards verify {folder.path}` and rebuild it"
+            f"run `data-shards verify {reader.path}` and rebuild it"
         )
 
 
@@ -126,17 +170,17 @@ class TrainingLoader:
     """Endless iterable of this process's batches, in passes of ``len(loader)`` steps.
 
     Each ``iter()`` goes on where the last batch was delivered; worker processes live on between passes. Batches that workers
-    prepared ahead do not count as delivered. ``state_dict`` is the same on every process and fits any number of them.
+    prepared ahead do not count as delivered.
 
     Args:
         batches: the map from step to batch.
         length: steps of one pass, what Lightning calls an epoch.
         num_workers: worker processes of this process; 0 loads in the process itself.
-        faults: where bad samples are counted.
-        identity: what must be unchanged for a state to fit (mixture, seed, batch size, order), as JSON values.
-        consumed: reports the steps that training has finished; without it delivered steps count as finished.
+        record: the account of what was delivered.
+        consumed: reports the steps that training has finished; without it a step is finished when the next batch is asked for.
         first_step: where to start.
         pin_memory: copy batches to page-locked memory, for a GPU.
+        give_up_after_s: seconds after which a local read that does not come back ends the run.
     """
 
     def __init__(
@@ -144,20 +188,21 @@ class TrainingLoader:
         batches: TrainingBatches,
         length: int,
         num_workers: int,
-        faults: FaultLog,
-        identity: dict[str, Any],
+        record: DeliveryRecord,
         consumed: Callable[[], int] | None = None,
         first_step: int = 0,
         pin_memory: bool = False,
+        give_up_after_s: float = DEFAULT_STORAGE.give_up_after_s,
     ) -> None:
         self.batches = batches
         self.length = length
         self.num_workers = num_workers
-        self.faults = faults
-        self.identity = identity
+        self.record = record
         self.consumed = consumed
         self.next_step = first_step
         self.pin_memory = pin_memory
+        self.give_up_after_s = give_up_after_s
+        self._watch = ReadWatch(num_workers) if num_workers else None
         self._iterator: Iterator[Delivery] | None = None  # by this name Lightning finds and ends the workers at the end of fit
 
     def __len__(self) -> int:
@@ -169,49 +214,31 @@ class TrainingLoader:
 
     def _deliver(self) -> DepthBatch:
         if self._iterator is None:
-            self._iterator = iter(make_loader(self.batches, _StepsFrom(self.next_step), self.num_workers, self.pin_memory))
-        delivery = next(self._iterator)
-        self.faults.record(delivery.drawn, delivery.bad_samples)
+            steps = _StepsFrom(self.next_step)
+            self._iterator = iter(make_loader(self.batches, steps, self.num_workers, self.pin_memory, self._watch))
+        step = self.next_step
+        self.record.settle(self.finished_steps())
+        if step % JUDGE_EVERY_STEPS == 0 and step > self.batches.share.first_step:
+            self._judge(step)
+        delivery = next_in_time(self._iterator, self._watch, self.give_up_after_s)
         if delivery.fatal is not None:
+            self.record.faults.record(delivery.bad_samples)
             raise ValueError(delivery.fatal)
-        assert delivery.batch is not None
+        batch = delivery.batch
+        assert batch is not None
+        self.record.add(step, batch.position.numpy(), delivery.rows, batch.key, delivery.bad_samples)
         self.next_step += 1
-        return delivery.batch
+        return batch
 
-    def state_dict(self) -> dict[str, Any]:
-        steps = self.next_step if self.consumed is None else self.consumed()
-        return {"state_version": STATE_VERSION, "steps": steps, "identity": self.identity}
+    def _judge(self, step: int) -> None:
+        """End the run if a source has passed its budget of bad samples; every process comes here at the same steps."""
+        order, batches = self.batches.order, self.batches
+        draws = order.draws_before(batches.share.start(step)).tolist()
+        judge(order.names, batches.budgets, self.record.bad_so_far(), draws, step)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the state's last step.
-
-        Raises:
-            ValueError: the state belongs to another mixture, seed or batch size; the sentence names what differs.
-        """
-        check_state(state, self.identity)
-        self.next_step = int(state["steps"])
-        self._iterator = None
-
-
-def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Refuse a state under which ``identity`` would give another order."""
-    if state.get("state_version") != STATE_VERSION:
-        raise ValueError(f"the checkpoint's data state has version {state.get('state_version')!r}, this code reads {STATE_VERSION}")
-    saved = state["identity"]
-    for name in sorted(set(saved) | set(identity)):
-        before, now = saved.get(name), identity.get(name)
-        if before != now:
-            raise ValueError(
-                f"the checkpoint was trained with data {_difference(name, before, now)}: the sample order would change in mid-run; "
-                "restore it in the recipe, or start a new run from the checkpoint's weights"
-            )
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        changed = sorted(key for key in set(before) | set(now) if before.get(key) != now.get(key))
-        return _difference(f"{name}.{changed[0]}", before.get(changed[0]), now.get(changed[0]))
-    return f"{name} = {before}, but the recipe says {now}"
+    def finished_steps(self) -> int:
+        """Steps whose batch has been trained on, over the whole run."""
+        return self.next_step if self.consumed is None else self.consumed()
 
 
 class _StepsFrom(Sampler[int]):
@@ -224,20 +251,23 @@ class _StepsFrom(Sampler[int]):
         return itertools.count(self.first)
 
 
-def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_memory: bool) -> DataLoader:
+def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_memory: bool, watch: ReadWatch | None = None) -> DataLoader:
     """A DataLoader that passes on what the dataset returns for each index of the sampler, in the sampler's order.
+
+    With ``watch``, for as many workers, its iterator is for ``next_in_time``.
 
     It has a generator of its own: by default every new iterator draws a number from torch's global one, and a resumed run,
     which makes its iterators at other moments, would then see other dropout than an undisturbed one.
     """
     return DataLoader(
-        dataset,
+        dataset if watch is None else Watched(dataset, watch),
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=_pass_on,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
+        timeout=0 if watch is None else POLL_S,
         generator=torch.Generator(),
     )
 

@@ -1,10 +1,8 @@
-"""What watches a run: seeds per step, the non-finite guard, the list of samples seen, progress lines with rate and ETA."""
+"""What watches a run: seeds per step, the non-finite guard, progress lines with rate and ETA."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import pathlib
 import sys
 import time
 from typing import Any
@@ -17,6 +15,8 @@ import torch
 from torch import Tensor
 
 from mdpretrain.structures import DepthBatch
+
+SHOWN_SOURCES = 3  # a progress line names the sources that were passed most often; the logs have all
 
 
 class StepSeed(lightning.Callback):
@@ -75,28 +75,6 @@ class NonFiniteGuard(lightning.Callback):
         )
 
 
-class SampleLedger(lightning.Callback):
-    """Lists every sample that was trained on: ``folder/rank_0.jsonl``, one line ``{"step", "keys", "positions"}`` per batch.
-
-    After a resume the repeated steps are listed again; the last line of a step is the one that counts.
-    """
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = pathlib.Path(folder)
-
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Make the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: DepthBatch, batch_idx: int
-    ) -> None:
-        """Append one line."""
-        line = {"step": trainer.global_step, "keys": batch.key, "positions": batch.position.tolist()}
-        with (self.folder / f"rank_{trainer.global_rank}.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
 class ProgressLines(lightning.Callback):
     """One line now and then instead of a bar: readable on a terminal and in a job's log. Also logs samples per second.
 
@@ -127,6 +105,8 @@ class ProgressLines(lightning.Callback):
             rate = self._samples / max(now - self._mark, 1e-9)
             pl_module.log("train/samples_per_s", rate, on_step=True, on_epoch=False, batch_size=len(batch))
             self._samples, self._mark = 0, now
+            passes = _source_passes(trainer)
+            pl_module.log_dict({f"passes/{name}": count for name, count in passes.items()}, on_step=True, on_epoch=False)
             if now - self._last_line >= self.every_s or trainer.global_step == trainer.max_steps:
                 self._last_line = now
                 self._say(trainer, self._line(trainer, outputs["loss"], rate, now))
@@ -142,12 +122,22 @@ class ProgressLines(lightning.Callback):
         done = trainer.global_step - self._first_step
         left = (now - self._start) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         skipped = getattr(getattr(trainer, "datamodule", None), "skipped_samples", None)
+        passes = sorted(_source_passes(trainer).items(), key=lambda item: -item[1])
         note = f"  skipped {skipped}" if skipped else ""
+        if passes:
+            note += "  passes " + ", ".join(f"{name} {count:.2f}" for name, count in passes[:SHOWN_SOURCES])
+            note += f" (least: {passes[-1][0]} {passes[-1][1]:.2f})" if len(passes) > SHOWN_SOURCES else ""
         return f"step {trainer.global_step}/{trainer.max_steps}  loss {float(loss):.4f}  {rate:.1f} samples/s  left {duration(left)}{note}"
 
     def _say(self, trainer: lightning.Trainer, line: str) -> None:
         if trainer.is_global_zero:
             print(line, file=sys.stderr, flush=True)
+
+
+def _source_passes(trainer: lightning.Trainer) -> dict[str, float]:
+    """Passes over each source of the mixture so far, where the data can tell."""
+    counted = getattr(getattr(trainer, "datamodule", None), "source_passes", None)
+    return {} if counted is None else counted()
 
 
 def _log_interval(trainer: lightning.Trainer) -> int:

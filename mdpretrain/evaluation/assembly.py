@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_shards.storage.address import ShardPath
 from mdpretrain.data.evaluation_stream import evaluation_loader
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation import baselines
@@ -28,12 +29,12 @@ from mdpretrain.tasks.predictor import Predictor, load_predictor
 class EvaluationRequest:
     """Everything ``mdpretrain evaluate`` was asked for; see its ``--help``."""
 
-    shards: list[pathlib.Path]
+    shards: list[ShardPath]
     output: pathlib.Path
     image_size: tuple[int, int]
     teacher: pathlib.Path | None = None
     student: pathlib.Path | None = None
-    training_shards: list[pathlib.Path] = dataclasses.field(default_factory=list)
+    training_shards: list[ShardPath] = dataclasses.field(default_factory=list)
     prompt_count: tuple[int, int] | None = None
     protocols: list[str] = dataclasses.field(default_factory=lambda: ["metric_default"])
     runs: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)

@@ -7,6 +7,7 @@ import pathlib
 
 import torch
 
+from data_shards.cli_verb import path_or_address
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
 from mdpretrain.evaluation.prediction_files import write_prediction
 from mdpretrain.evaluation.protocols import PROTOCOLS
@@ -27,11 +28,11 @@ def evaluate_command(argv: list[str]) -> int:
     path = pathlib.Path
     parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
     parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
-    parser.add_argument("--shards", type=path, nargs="+", required=True, help="shard folders to evaluate on")
+    parser.add_argument("--shards", type=path_or_address, nargs="+", required=True, help="shard folders to evaluate on, local or addresses")
     parser.add_argument("--output", type=path, required=True, help="folder for index.html and metrics.json")
     parser.add_argument("--image-size", type=int, nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--prompt-count", type=int, nargs=2, metavar=("LOW", "HIGH"), help="points per prompt, log-uniform")
-    parser.add_argument("--training-shards", type=path, nargs="+", default=[], help="for the median-depth baseline")
+    parser.add_argument("--training-shards", type=path_or_address, nargs="+", default=[], help="for the median-depth baseline")
     parser.add_argument("--protocol", nargs="+", default=["metric_default"], help=f"{', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
     parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
     parser.add_argument("--include", nargs="+", help="glob patterns of keys or groups; all samples when left out")

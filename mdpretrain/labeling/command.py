@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.labeling.labeler import Labeler, LabelRequest, best_device
 from mdpretrain.tasks.predictor import Predictor, load_predictor
@@ -14,7 +15,9 @@ def label_command(argv: list[str]) -> int:
     """``mdpretrain label --checkpoint RUN --shards FOLDER --output FOLDER [--prompt-count LOW HIGH] ...``."""
     parser = argparse.ArgumentParser(prog="mdpretrain label", description="Write a teacher's depth as shards of the same schema.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the teacher: a run folder or a checkpoint file")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of shards to label")
+    parser.add_argument(
+        "--shards", type=path_or_address, required=True, help="folder of shards to label, local or http(s)://, s3://, gs://"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write; the same call continues an interrupted one")
     parser.add_argument("--prompt-count", type=int, nargs=2, metavar=("LOW", "HIGH"), help="points of a prompted teacher's prompt")
     parser.add_argument("--long-side", type=int, default=518, help="long side of the label in pixels (default 518)")

@@ -20,13 +20,15 @@ import numpy as np
 import torch
 
 from data_shards.atomic import remove_temporary_files, write_atomically
-from data_shards.index import IndexedShard, index_path, list_shards, load_index
+from data_shards.index import IndexedShard, index_path, load_index
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
 from data_shards.schema import SCHEMA_VERSION, DepthType, LabelKind, Sample
+from data_shards.shard_table import ShardRow, open_table, write_table
+from data_shards.storage.address import ShardPath
 from data_shards.writer import write_shard
 from mdpretrain.data.collate import collate
-from mdpretrain.data.pipeline import DepthLimits, PromptOptions, Row, SamplePipeline, key_seed
+from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import dataset_name
 from mdpretrain.labeling.quality import label_quality
 from mdpretrain.tasks.predictor import Predictor
@@ -78,26 +80,27 @@ class Labeler:
         prompt = request.prompt if predictor.needs_prompt else None
         self.pipeline = SamplePipeline(None, None, prompt, request.seed, request.long_side, request.multiple)
 
-    def label_folder(self, shards: Path, output: Path, quiet: bool = False) -> LabelResult:
+    def label_folder(self, shards: ShardPath, output: Path, quiet: bool = False) -> LabelResult:
         """Write a labelled shard for every shard of ``shards`` into ``output``; whole ones of an earlier, equal call are kept.
 
         Raises:
             ValueError: a missing or damaged shard, an output folder with other labels, a full disk, no sample that can be labelled.
         """
-        paths = list_shards(shards)
-        record = self._record(shards, paths)
+        opened = open_table(shards)
+        paths = [path for path, _ in opened]
+        samples = {path: row.samples for path, row in opened}
+        record = self._record(shards, [row for _, row in opened])
         _claim(output, record)
         pending = [path for path in paths if not _is_finished(output / path.name)]
-        total = sum(len(load_index(path).entries) for path in paths)
-        waiting = sum(len(load_index(path).entries) for path in pending)
+        total, waiting = sum(samples.values()), sum(samples[path] for path in pending)
         with progress_bar(total, "image", "label", quiet, initial=total - waiting) as bar:
             for path in pending:
                 self._label_shard(path, output / path.name, bar.update)
         return self._finish(output, record, paths, reused=len(paths) - len(pending))
 
-    def _record(self, shards: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    def _record(self, shards: ShardPath, rows: Sequence[ShardRow]) -> dict[str, Any]:
         request = dataclasses.asdict(self.request)
-        digest = hashlib.sha256("".join(load_index(path).sha256 for path in paths).encode()).hexdigest()
+        digest = hashlib.sha256("".join(row.sha256 for row in rows).encode()).hexdigest()
         arguments = {
             "schema_version": SCHEMA_VERSION,
             "source": dataset_name(shards),
@@ -108,9 +111,10 @@ class Labeler:
         }
         return arguments | {"fingerprint": hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()}
 
-    def _label_shard(self, path: Path, output: Path, advance: Callable[[int], Any]) -> None:
+    def _label_shard(self, path: ShardPath, output: Path, advance: Callable[[int], Any]) -> None:
         """One shard. Samples that cannot be labelled are listed beside it; the tar comes last, so a tar says that both are there."""
         shard = IndexedShard(path)
+        shard.fetch_ahead(range(len(shard)))
         labelled: dict[int, Sample] = {}
         rejects: list[dict[str, str]] = []
         waiting: dict[tuple[int, ...], list[tuple[int, Sample, Row]]] = collections.defaultdict(list)
@@ -142,7 +146,7 @@ class Labeler:
         key = shard.keys[position]
         try:
             sample = members_to_sample(key, shard.read(position), fields=("prior", "sky"))
-            row = self.pipeline(sample, position, DepthLimits(), prompt_seed=key_seed(key))
+            row = self.pipeline(sample, position, RowOptions(), prompt_seed=key_seed(key))
         except ValueError as error:
             return str(error)
         if self.predictor.needs_prompt and (row.prompt_mask is None or not row.prompt_mask.any()):
@@ -174,12 +178,13 @@ class Labeler:
         sky = row.sky if row.sky.any() else None
         return Sample(meta=meta, image_bytes=sample.image_bytes, image_format=sample.image_format, depth=depth, sky=sky)
 
-    def _finish(self, output: Path, record: dict[str, Any], paths: Sequence[Path], reused: int) -> LabelResult:
+    def _finish(self, output: Path, record: dict[str, Any], paths: Sequence[ShardPath], reused: int) -> LabelResult:
         samples = sum(len(load_index(output / path.name).entries) for path in paths)
         rejects = [row for path in paths for row in json.loads((output / path.name).with_suffix(REJECTS_SUFFIX).read_text())]
         if not samples:
             raise ValueError(f"{output}: not one sample could be labelled; the first: {rejects[0]['reason'] if rejects else 'no samples'}")
         counts = {"samples": samples, "rejected": len(rejects), "shards": [path.name for path in paths]}
+        write_table(output)
         write_atomically(output / "rejects.jsonl", "".join(json.dumps(row) + "\n" for row in rejects).encode())
         write_atomically(output / DATASET_FILE, (json.dumps(record | counts | {"complete": True}, indent=1) + "\n").encode())
         return LabelResult(samples, len(rejects), len(paths), reused)

@@ -50,11 +50,34 @@ class TrainingTask(lightning.LightningModule):
             self._log_training_step(loss.detach(), terms, batch)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin to add up."""
+        self._validation_names: list[str] = []
+        self._validation_sums: Tensor | None = None
+
     def validation_step(self, batch: DepthBatch, batch_idx: int) -> None:
-        """The same loss on held-out samples, averaged over them and over all ranks."""
+        """The same loss on held-out samples; fillers take part in the forward pass only."""
         loss, terms = self.loss(self.predict_depth(batch), batch)
-        averages = {"val/loss": loss, **{f"val/{name}": value for name, value in terms.items()}}
-        self.log_dict(averages, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=self.trainer.world_size > 1)
+        self._validation_names = ["loss", *sorted(terms)]
+        values = torch.stack([loss.float(), *(terms[name].float() for name in sorted(terms)), loss.new_ones((), dtype=torch.float32)])
+        if self._validation_sums is None:
+            self._validation_sums = torch.zeros_like(values)
+        if batch.samples:
+            self._validation_sums += values * batch.samples
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the averages over all samples of all ranks.
+
+        Not by Lightning's ``sync_dist``: it halves the summed losses and, as a whole number, the count of samples, so that three
+        samples on two ranks count as two.
+        """
+        if self._validation_sums is None:
+            return
+        sums = self._validation_sums
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        averages = sums[:-1] / sums[-1]
+        self.log_dict({f"val/{name}": value for name, value in zip(self._validation_names, averages)}, on_step=False, on_epoch=True)
 
     def is_logging_step(self) -> bool:
         """Whether Lightning will write this step's figures: only then are they computed at all."""

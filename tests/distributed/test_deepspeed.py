@@ -8,9 +8,10 @@ import pytest
 import torch
 from shard_parts import write_folder
 from training_parts import make_batch
-from training_runs import losses, recipe, run, write_recipe
+from training_runs import audit, delivered, losses, recipe, run, write_recipe
 
 from mdpretrain.cli import main
+from mdpretrain.data.audit_command import data_state
 from mdpretrain.tasks.predictor import load_predictor
 
 STEPS = 6
@@ -43,6 +44,13 @@ def test_zero_trains_saves_resumes_and_consolidates(
     assert sorted(sharded) == list(range(STEPS))
     for step in range(STEPS):
         assert float(sharded[step]) == pytest.approx(float(single[step]), rel=1e-3), f"step {step}"
+
+    code, text = audit(tmp_path / "run", capfd)
+    assert code == 0 and "steps 0 to 5 in 2 starts on 2, 2 processes: 24 samples" in text and "steps 4, 6 agree" in text, text
+    assert delivered(tmp_path / "run") == delivered(shards / "ddp_of_one")
+    # what ZeRO on two processes saved is, to the bit, what one process saves: either goes on where the other stopped
+    ours, theirs = (data_state(folder / "checkpoints/step_00000006.ckpt") for folder in (tmp_path / "run", shards / "ddp_of_one"))
+    assert ours == theirs and ours[0] == STEPS
 
     assert main(["consolidate", "--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "weights.ckpt")]) == 0
     consolidated, reference = load_predictor(tmp_path / "weights.ckpt"), load_predictor(shards / "ddp_of_one")

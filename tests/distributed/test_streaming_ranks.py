@@ -9,17 +9,18 @@ import pytest
 import torch
 from tiny_shards import write_folder
 
+from data_shards.mixture import MixtureSource
 from mdpretrain.data.datamodule import ShardDataModule
-from mdpretrain.data.faults import FaultBudget, FaultLog
-from mdpretrain.data.mixture import GlobalOrder, MixtureSource
+from mdpretrain.data.faults import FaultBudget
+from mdpretrain.data.ledger import DeliveryRecord, add_hashes, hash_from_text, hash_text
+from mdpretrain.data.mixture import GlobalOrder
 from mdpretrain.data.order import ShuffleOptions
-from mdpretrain.data.pipeline import Augmentation, DepthLimits, PromptOptions, SamplePipeline
+from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
 from mdpretrain.data.shard_folder import ShardFolder
 from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader
 from mdpretrain.structures import DepthBatch
 
 BATCH, STEPS = 8, 5
-IDENTITY = {"seed": 11}
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +29,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[ShardFolder]:
     return [ShardFolder(write_folder(root / name, sizes, name)) for name, sizes in (("one", [7, 3]), ("two", [11]), ("three", [1, 2, 1]))]
 
 
-def make_loader(folders: list[ShardFolder], rank: int, world_size: int, workers: int) -> TrainingLoader:
+def make_loader(folders: list[ShardFolder], rank: int, world_size: int, workers: int, first_step: int = 0) -> TrainingLoader:
     """Opened as one of ``world_size`` processes would."""
     order = GlobalOrder(["one", "two", "three"], [3.0, 2.0, 1.0], [folder.shard_sizes for folder in folders], 11, ShuffleOptions(2, 8))
     pipeline = SamplePipeline((12, 16), Augmentation(), PromptOptions((2, 20), interpolate=True), seed=11)
-    budget = FaultBudget()
-    batches = TrainingBatches(order, folders, [DepthLimits()] * 3, pipeline, Share(BATCH, rank, world_size), budget)
-    return TrainingLoader(batches, STEPS, workers, FaultLog(budget, None), IDENTITY)
+    batches = TrainingBatches(order, folders, [RowOptions()] * 3, pipeline, Share(BATCH, rank, world_size), [FaultBudget()] * 3)
+    return TrainingLoader(batches, STEPS, workers, DeliveryRecord(order.names), first_step=first_step)
 
 
-def global_batches(folders: list[ShardFolder], world_size: int, workers: int, state: dict | None = None) -> list[list[DepthBatch]]:
+def global_batches(folders: list[ShardFolder], world_size: int, workers: int, first_step: int = 0) -> list[list[DepthBatch]]:
     """Per step, the processes' batches in order of rank."""
-    loaders = [make_loader(folders, rank, world_size, workers) for rank in range(world_size)]
-    if state is not None:
-        for loader in loaders:
-            loader.load_state_dict(state)
+    loaders = [make_loader(folders, rank, world_size, workers, first_step) for rank in range(world_size)]
     return [list(step) for step in zip(*loaders)]
 
 
@@ -50,7 +47,7 @@ def keys_of(steps: list[list[DepthBatch]]) -> list[list[str]]:
     return [[key for batch in step for key in batch.key] for step in steps]
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (1, 3), (2, 1), (4, 2), (8, 0)])
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 1), (2, 4), (4, 2), (8, 0)])
 def test_every_layout_sees_the_same_pixels(folders: list[ShardFolder], world_size: int, workers: int) -> None:
     reference, other = global_batches(folders, 1, 0), global_batches(folders, world_size, workers)
     assert keys_of(reference) == keys_of(other) and len(reference) == STEPS
@@ -62,16 +59,27 @@ def test_every_layout_sees_the_same_pixels(folders: list[ShardFolder], world_siz
             assert torch.equal(torch.cat([getattr(part.prompt, name) for part in parts]), getattr(whole.prompt, name)), name
 
 
-@pytest.mark.parametrize(("before", "after"), [((1, 0), (4, 1)), ((2, 2), (1, 0)), ((4, 0), (2, 3))])
-def test_state_of_one_layout_restores_under_another(folders: list[ShardFolder], before: tuple[int, int], after: tuple[int, int]) -> None:
-    undisturbed = keys_of(global_batches(folders, 1, 0))
-    loaders = [make_loader(folders, rank, *before) for rank in range(before[0])]
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 1), (2, 4), (4, 2)])
+def test_the_hash_does_not_depend_on_the_layout(folders: list[ShardFolder], world_size: int, workers: int) -> None:
+    """The processes' own sums, added up, are the sum of one process; one step fewer is another sum."""
+    alone = make_loader(folders, 0, 1, 0)
+    reference = []
+    for step, _ in enumerate(alone, start=1):
+        reference.append(alone.record.state(step))
+    loaders = [make_loader(folders, rank, world_size, workers) for rank in range(world_size)]
     for loader in loaders:
-        iterator = iter(loader)
-        next(iterator), next(iterator)
-    states = [loader.state_dict() for loader in loaders]
-    assert all(state == states[0] for state in states)  # a strategy that restores rank 0's state everywhere does no harm
-    assert keys_of(global_batches(folders, *after, state=states[0]))[: STEPS - 2] == undisturbed[2:]
+        list(loader)
+    total = (0, 0)
+    for loader in loaders:
+        total = add_hashes(total, hash_from_text(loader.record.state(STEPS)["hash"]))
+    assert hash_text(total) == reference[-1]["hash"] and reference[-1]["samples"] == BATCH * STEPS
+    assert len({state["hash"] for state in reference}) == STEPS
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (2, 3), (4, 1)])
+def test_any_layout_goes_on_after_any_step(folders: list[ShardFolder], world_size: int, workers: int) -> None:
+    undisturbed = keys_of(global_batches(folders, 1, 0))
+    assert keys_of(global_batches(folders, world_size, workers, first_step=2))[: STEPS - 2] == undisturbed[2:]
 
 
 def test_a_batch_that_does_not_divide_is_refused(folders: list[ShardFolder]) -> None:

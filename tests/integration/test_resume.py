@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import pathlib
 import random
 
 import pytest
 from shard_parts import write_folder
-from training_runs import losses, recipe, run, write_recipe
+from training_runs import delivered, losses, recipe, run, write_recipe
 
 from mdpretrain.tasks.predictor import load_predictor
 
@@ -34,11 +33,6 @@ def undisturbed(shards: pathlib.Path) -> pathlib.Path:
     return shards / "undisturbed"
 
 
-def _seen(run_dir: pathlib.Path) -> dict[int, list[str]]:
-    lines = (run_dir / "ledger" / "rank_0.jsonl").read_text().splitlines()
-    return {record["step"]: record["keys"] for record in map(json.loads, lines)}
-
-
 @pytest.mark.parametrize(("workers", "while_saving"), [(0, False), (2, True)])
 def test_killed_and_resumed_run_equals_the_undisturbed_one(
     tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path, workers: int, while_saving: bool
@@ -57,7 +51,7 @@ def test_killed_and_resumed_run_equals_the_undisturbed_one(
     assert run(["fit", "--config", healthy, "--run_dir", str(run_dir), "--resume"]) == [0]
 
     assert losses(run_dir) == losses(undisturbed), f"killed at step {step}"
-    assert _seen(run_dir) == _seen(undisturbed), f"killed at step {step}"
+    assert delivered(run_dir) == delivered(undisturbed), f"killed at step {step}"
     assert load_predictor(run_dir).fingerprint == load_predictor(undisturbed).fingerprint
     assert not list((run_dir / "checkpoints").glob("*.partial"))
 

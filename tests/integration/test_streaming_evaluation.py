@@ -10,8 +10,9 @@ import torch
 from tiny_shards import HEIGHT, WIDTH, damage_image, write_folder
 
 from mdpretrain.data.evaluation_stream import evaluation_loader
-from mdpretrain.data.faults import FaultBudget, FaultLog
+from mdpretrain.data.faults import FaultLog
 from mdpretrain.data.pipeline import PromptOptions
+from mdpretrain.structures import DepthBatch
 
 SIZE = (12, 16)
 
@@ -73,7 +74,7 @@ def test_whole_images_keep_their_view(folders: list[Path]) -> None:
 def test_a_bad_sample_is_left_out_and_listed(folders: list[Path], tmp_path: Path) -> None:
     damage_image(folders[0], "one/0001")
     damage_image(folders[0], "one/0004")
-    faults = FaultLog(FaultBudget(), tmp_path / "bad.jsonl")
+    faults = FaultLog(tmp_path / "bad.jsonl")
     keys = [key for batch in evaluation_loader(folders, SIZE, 1, faults=faults) for key in batch.key]
     assert len(keys) == 6 and not {"one/0001", "one/0004"} & set(keys)
     assert faults.bad == Counter(one=2) and len((tmp_path / "bad.jsonl").read_text().splitlines()) == 2
@@ -84,3 +85,44 @@ def test_nothing_to_evaluate_is_an_error(folders: list[Path], tmp_path: Path) ->
         evaluation_loader(folders, SIZE, 1, include=["three/*"])
     with pytest.raises(ValueError, match="no such folder"):
         evaluation_loader([tmp_path / "nowhere"], SIZE, 1)
+
+
+def validation_step_counts(folders: list[Path], world_size: int, batch_size: int, **options) -> list[list[DepthBatch]]:
+    return [
+        list(evaluation_loader(folders, SIZE, batch_size, rank=rank, world_size=world_size, in_step=True, **options))
+        for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[1], [0, 2, 0], [1, 0, 0, 3], [2, 5]])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 2), (2, 1), (3, 2), (5, 1), (8, 4)])
+def test_no_process_waits_for_anothers_missing_batch(tmp_path: Path, sizes: list[int], world_size: int, batch_size: int) -> None:
+    """Tiny, empty and ragged shards, fewer samples and fewer shards than processes: equal numbers of batches, each sample once."""
+    folder = write_folder(tmp_path / "val", sizes, "val")
+    ranks = validation_step_counts([folder], world_size, batch_size, prompt=PromptOptions((2, 4), interpolate=True))
+    assert len({len(batches) for batches in ranks}) == 1
+    real = [key for batches in ranks for batch in batches for key in batch.key if key]
+    assert sorted(real) == [f"val/{k:04d}" for k in range(sum(sizes))]
+    for batch in (batch for batches in ranks for batch in batches):
+        fillers = batch.position == -1
+        assert batch.samples == int((~fillers).sum()) and (fillers.all() or not fillers.any())
+        assert not batch.valid[fillers].any() and (batch.depth[fillers] == 0).all() and not batch.prompt.mask[fillers].any()
+        assert batch.image.isfinite().all() and batch.valid[~fillers].flatten(1).any(1).all()
+
+
+def test_a_batch_of_bad_samples_becomes_a_filler(folders: list[Path], tmp_path: Path) -> None:
+    for number in (0, 1, 2, 3, 4):
+        damage_image(folders[0], f"one/{number:04d}")
+    ranks = validation_step_counts(folders, 2, 1, faults=FaultLog(None))
+    assert [len(batches) for batches in ranks] == [4, 4]
+    assert sorted(key for batches in ranks for batch in batches for key in batch.key) == [""] * 5 + [f"two/{k:04d}" for k in range(3)]
+    for number in range(3):
+        damage_image(folders[1], f"two/{number:04d}")
+    with pytest.raises(ValueError, match="none of the 8 samples of one, two can be read"):
+        validation_step_counts(folders, 2, 1)
+
+
+def test_a_missing_shard_is_an_error_even_if_only_its_index_tells(folders: list[Path]) -> None:
+    (folders[0] / "00001.tar").unlink()
+    with pytest.raises(ValueError, match=r"one/00001\.tar: is missing, but its index is there"):
+        evaluation_loader(folders, SIZE, 1)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import shard_sources
 
+from data_shards import build_state
 from data_shards.build import BuildRequest, build, default_items_per_shard
 from data_shards.build_worker import GroupFilter
 from data_shards.cli import main
@@ -31,8 +34,9 @@ def request(source: str = "made", input_path: Path | None = None, groups: GroupF
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the lock, by name."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "lock"}
+    """Every file but the lock and the machine's own paths, by name."""
+    mine = ("lock", "machine.json")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in mine}
 
 
 def keys(folder: Path) -> list[str]:
@@ -148,16 +152,20 @@ def test_default_chunks():
     assert [default_items_per_shard(n) for n in (1, 16, 17, 320, 2048, 10**6)] == [1, 1, 2, 20, 128, 128]
 
 
-def build_arguments(output: Path, workers: int, delay: float) -> list[str]:
-    options = ["--set", f"delay_s={delay}", "--set", "items_count=40", "--items-per-shard", "3", "--quiet"]
+def build_arguments(output: Path, workers: int, delay: float, shard: int = 3) -> list[str]:
+    options = ["--set", f"delay_s={delay}", "--set", "items_count=40", "--items-per-shard", str(shard), "--quiet"]
     return ["build", "made", "--output", str(output), "--workers", str(workers), *options]
 
 
-def wait_for_shards(output: Path, count: int, process: subprocess.Popen) -> None:
+def wait_for(happened: Callable[[], object], process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 20
-    while len(list(output.glob("*.tar"))) < count:
+    while not happened():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
+
+
+def wait_for_shards(output: Path, count: int, process: subprocess.Popen) -> None:
+    wait_for(lambda: len(list(output.glob("*.tar"))) >= count, process)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -177,24 +185,54 @@ def test_kill_9_in_the_middle_then_the_same_bytes(tmp_path, workers):
     assert sum(still[name] != finished[name] for name in finished) <= workers  # all but the chunks in flight were kept
 
 
-@pytest.mark.parametrize("whole_group", [True, False])
-def test_ctrl_c_ends_at_once_and_says_how_to_continue(tmp_path, whole_group):
-    process = run(*build_arguments(tmp_path / "o", 2, 0.1))
-    wait_for_shards(tmp_path / "o", 1, process)
+def samples_in_work(output: Path) -> list[int]:
+    """Lines of each journal but its head; empty while one of them comes or goes."""
+    try:
+        return [path.read_bytes().count(b"\n") - 1 for path in (output / ".build").glob("*.journal")]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.parametrize(("workers", "whole_group"), [(2, True), (2, False), (1, False)])
+def test_ctrl_c_ends_at_once_says_how_to_continue_and_that_does(tmp_path, workers, whole_group):
+    process = run(*build_arguments(tmp_path / "o", workers, 0.1, shard=5))
+    wait_for(lambda: len(samples_in_work(tmp_path / "o")) == workers and min(samples_in_work(tmp_path / "o"), default=0) > 1, process)
     begin = time.monotonic()
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=10)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 5
     assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     assert not list((tmp_path / "o").rglob("*.tmp-*"))
+    quick = request(items_count=40, delay_s=0.1, size=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", lambda seconds: None)
+        build(quick, tmp_path / "o", quiet=True)
+        build(quick, tmp_path / "whole", quiet=True)
+    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
 
 
-def test_two_builds_at_once_are_refused(tmp_path):
-    process = run(*build_arguments(tmp_path / "o", 1, 0.1))
-    wait_for_shards(tmp_path / "o", 1, process)
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(build_state.fcntl, "lockf", refuse)
+    (tmp_path / "o").mkdir()
+    for name, age in (("new.tmp-1", 0), ("old.tmp-1", 90_000)):
+        (tmp_path / "o" / name).touch()
+        os.utime(tmp_path / "o" / name, (time.time() - age, time.time() - age))
+    assert build(request(), tmp_path / "o", quiet=True).samples == 40
+    assert [path.name for path in (tmp_path / "o").glob("*.tmp-*")] == ["new.tmp-1"]
+
+
+def test_a_shard_that_another_build_writes_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_state, "WAIT_FOR_CHUNK_S", 0.1)
+    process = run(*build_arguments(tmp_path / "o", 1, 0.05, shard=40))
+    wait_for(lambda: list((tmp_path / "o" / ".build").glob("made-000000.*.journal")), process)
     try:
-        with pytest.raises(ValueError, match="another build is writing here"):
-            build(request(items_count=40, delay_s=0.1), tmp_path / "o", quiet=True)
+        with pytest.raises(ValueError, match=r"another build is writing here \(made-000000\.tar\)"):
+            build(request(items_count=40, delay_s=0.05, size=40), tmp_path / "o", quiet=True)
+        assert process.wait(timeout=20) == 0  # and it was not disturbed
     finally:
         process.kill()
         process.communicate()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
+from pcodec import ChunkConfig, standalone
 
-from data_shards import codecs
+from data_shards import codecs, depth_streams
 from data_shards.codecs import decode_depth, decode_image, encode_depth, encode_image, find_step, log16_error_bound
 
 
@@ -36,7 +39,7 @@ def test_log16_keeps_its_bound_and_the_special_values(container, measured, low, 
     assert error.max() > 0.2 * log16_error_bound(params["near_m"], params["far_m"]) - 6e-8  # the bound is tight, not vacuous
     assert back[0, 0] == depth[0, 0] and back[-1, -1] == depth[-1, -1]  # the ends are exact
     if container == "pco":
-        assert params["layout"] == ("dense" if measured > 0.5 else "sparse")
+        assert params["layout"] == ("planes" if measured > 0.5 else "sparse")
 
 
 def test_log16_table_against_the_formula_of_the_docstring_in_float64():
@@ -132,6 +135,69 @@ def test_damaged_bytes_never_pass_for_another_shape(container, measured):
     for name in params:
         with pytest.raises(ValueError, match=name):
             decode_depth(data, {k: v for k, v in params.items() if k != name})
+
+
+def kinect_codes(shape: tuple[int, int] = (48, 64), seed: int = 0) -> np.ndarray:
+    """Millimetres of a slanted plane as a disparity camera rounds them, with holes: few codes, far apart."""
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    disparity = np.rint(300 - 2 * row - column + np.random.default_rng(seed).normal(size=shape))
+    codes = np.rint(1.2e6 / disparity).astype(np.uint16)
+    codes[10:20, 5:30] = 0
+    return codes
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_few_levels_are_kept_exactly_through_their_palette(special):
+    codes = kinect_codes()
+    if special:
+        codes[0, 0], codes[1, 1] = 65535, 65534
+    data, layout = depth_streams.compress_codes(codes)
+    assert layout == "planes" and struct.unpack_from("<I", data, 4)[0] > 0  # a palette was worth it
+    table = np.arange(65536, dtype=np.float32)
+    table[0] = np.nan
+    np.testing.assert_array_equal(
+        depth_streams.decompress_depth(data, layout, codes.shape, table), np.where(codes, codes, np.float32(np.nan))
+    )
+    without = depth_streams.compress_codes(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) + 1)[0]
+    assert struct.unpack_from("<I", without, 4)[0] == 0
+
+
+def test_shards_of_version_0_1_stay_readable():
+    """Their dense and sparse maps, as that version wrote them: pcodec streams, the sparse one behind its length."""
+    codes = kinect_codes()
+    config = ChunkConfig(compression_level=8)
+    params = {"quantisation": "linear16", "step_m": 0.001, "container": "pco", "shape": list(codes.shape)}
+    expected = np.where(codes == 0, np.nan, codes * 0.001).astype(np.float32)
+    dense = standalone.simple_compress(codes.ravel(), config)
+    np.testing.assert_array_equal(decode_depth(dense, params | {"layout": "dense"}), expected)
+    codes[:, 3:] = 0
+    expected[:, 3:] = np.nan
+    positions = np.flatnonzero(codes)
+    gaps = standalone.simple_compress(np.diff(positions, prepend=0).astype(np.uint32), config)
+    sparse = struct.pack("<I", len(gaps)) + gaps + standalone.simple_compress(codes.ravel()[positions], config)
+    np.testing.assert_array_equal(decode_depth(sparse, params | {"layout": "sparse"}), expected)
+    assert encode_depth(expected, "linear16", step_m=0.001)[0] == sparse
+    with pytest.raises(ValueError, match="unknown layout 'rows'"):
+        decode_depth(dense, params | {"layout": "rows"})
+
+
+def test_no_flipped_bit_of_a_dense_map_goes_unnoticed():
+    data, params = encode_depth(depth_map(0.5, 60.0, 0.9))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        with pytest.raises(ValueError, match="damaged"):
+            decode_depth(bytes(damaged), params)
+
+
+def test_old_opencv_looks_up_the_same_depths(monkeypatch):
+    table = np.random.default_rng(0).uniform(1, 9, 65536).astype(np.float32)
+    codes = kinect_codes()
+    expected = np.array([[table[code] for code in row] for row in codes])
+    for looks_up in (depth_streams.LOOKS_UP_16_BITS, False):
+        monkeypatch.setattr(depth_streams, "LOOKS_UP_16_BITS", looks_up)
+        np.testing.assert_array_equal(depth_streams.look_up(table, codes), expected)
 
 
 def test_images_round_trip_and_stay_rgb():

@@ -13,7 +13,7 @@ from tiny_shards import CAMERA, DISTANCE_M, HEIGHT, NORMAL, WIDTH, coordinate_im
 from data_shards.codecs import encode_image
 from data_shards.schema import Camera, DepthType
 from mdpretrain.data.crops import View, covering_view, largest_box, random_view, whole_view
-from mdpretrain.data.pipeline import Augmentation, DepthLimits, SamplePipeline
+from mdpretrain.data.pipeline import Augmentation, RowOptions, SamplePipeline
 from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest
 from mdpretrain.geometry.cameras import intrinsics_matrix, unproject, z_to_ray
 
@@ -150,7 +150,7 @@ def test_pipeline_delivers_z_depth_and_the_camera_of_the_view() -> None:
     ray = z_to_ray(torch.from_numpy(plane_depth(CAMERA, WIDTH, HEIGHT))[None, None], matrix[None])[0, 0].numpy()
     pipeline = SamplePipeline((20, 24), Augmentation(), None, seed=0)
     for position in range(20):
-        row = pipeline(make_sample("a", depth=ray, depth_type=DepthType.RAY), position, DepthLimits())
+        row = pipeline(make_sample("a", depth=ray, depth_type=DepthType.RAY), position, RowOptions())
         assert not row.depth_is_ray and row.camera_known and row.image.dtype == row.depth.dtype == np.float32
         points = unproject(torch.from_numpy(row.depth)[None, None], torch.from_numpy(row.intrinsics)[None])[0].numpy().astype(np.float64)
         distances = [np.tensordot(NORMAL * [sign, 1, 1], points, axes=1) for sign in (1, -1)]
@@ -158,7 +158,7 @@ def test_pipeline_delivers_z_depth_and_the_camera_of_the_view() -> None:
 
 
 def test_ray_depth_without_a_camera_stays_ray_depth() -> None:
-    row = SamplePipeline((20, 24), None, None, seed=0)(make_sample("a", camera=None, depth_type=DepthType.RAY), 0, DepthLimits())
+    row = SamplePipeline((20, 24), None, None, seed=0)(make_sample("a", camera=None, depth_type=DepthType.RAY), 0, RowOptions())
     assert row.depth_is_ray and not row.camera_known and np.isnan(row.intrinsics).all()
 
 

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from mdpretrain.data.mixture import PERIOD, GlobalOrder, MixtureSource, Schedule
+from data_shards.mixture import MixtureSource
+from mdpretrain.data.mixture import GlobalOrder
 from mdpretrain.data.order import ShuffleOptions, SourceOrder, keyed_permutation
 
 SMALL = ShuffleOptions(block_samples=4, window_samples=32)
@@ -53,6 +54,17 @@ def test_keyed_permutation_is_a_fixed_published_function() -> None:
     assert keyed_permutation(count, key).tolist() == sorted(range(count), key=hashes.__getitem__)
 
 
+def test_many_draws_at_once_are_the_draws_one_by_one() -> None:
+    order = SourceOrder("a", 2, [30, 0, 71, 5], SMALL)
+    one_by_one = [order.index(draw) for draw in range(400)]
+    for first, count in ((0, 400), (17, 0), (17, 1), (90, 40), (105, 212)):
+        assert order.indices(first, count).tolist() == one_by_one[first : first + count]
+    mixture = GlobalOrder(["a", "b", "c"], [3.0, 1.0, 0.5], [[30, 71], [5], [64, 64]], 1, SMALL, [None, 12, 150], 1000, [4, 0, 9])
+    sources, indices = mixture.run(1003, 700)
+    drawn = [mixture(position) for position in range(1003, 1703)]
+    assert sources.tolist() == [draw.source for draw in drawn] and indices.tolist() == [draw.index for draw in drawn]
+
+
 def test_a_window_reads_few_blocks_and_mixes_them() -> None:
     shuffle = ShuffleOptions(block_samples=16, window_samples=256)
     order = SourceOrder("a", 0, [128] * 64, shuffle)
@@ -67,33 +79,6 @@ def test_a_window_reads_few_blocks_and_mixes_them() -> None:
 def test_substitutes_are_other_samples_of_the_same_pass() -> None:
     order = SourceOrder("a", 0, [10], SMALL)
     assert [order.index(8, attempt) for attempt in range(4)] == [order.index(place) for place in (8, 9, 0, 1)]
-
-
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [12.0, 10.0, 8.6, 7.4, 6.4, 5.0, 0.01], [float(k) for k in range(1, 25)]])
-def test_weights_are_followed_in_every_prefix(weights: list[float]) -> None:
-    schedule = Schedule(weights)
-    shares = schedule.counts / PERIOD
-    assert schedule.counts.sum() == PERIOD
-    np.testing.assert_allclose(shares, np.array(weights) / np.sum(weights), atol=(len(weights) + 1) / PERIOD)
-    drawn = np.eye(len(weights))[[schedule(position)[0] for position in range(PERIOD)]].cumsum(axis=0)
-    expected = np.arange(1, PERIOD + 1)[:, None] * shares
-    bound = 0.5 + shares * len(weights) / 2 + 1e-9
-    assert (np.abs(drawn - expected) <= bound).all()
-
-
-def test_draws_are_numbered_without_gaps_across_periods() -> None:
-    schedule = Schedule([2.0, 1.0, 0.5])
-    start = PERIOD - 50
-    counts = schedule.draws_before(start)
-    for position in range(start, start + 100):
-        source, draw = schedule(position)
-        assert draw == counts[source]
-        counts[source] += 1
-    assert (schedule.draws_before(start + 100) == counts).all()
-
-
-def test_a_tiny_weight_is_drawn_all_the_same() -> None:
-    assert Schedule([1.0, 1e-9]).counts.tolist() == [PERIOD - 1, 1]
 
 
 def test_order_does_not_depend_on_the_hash_seed_of_the_process() -> None:

@@ -17,9 +17,9 @@ from data_shards.schema import LABEL_KINDS, LabelKind
 from mdpretrain.data.collate import collate
 from mdpretrain.data.colour import ColourJitter, chroma_matrix, tone_table
 from mdpretrain.data.datamodule import ShardDataModule
-from mdpretrain.data.pipeline import Augmentation, DepthLimits, PromptOptions, SamplePipeline
+from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
 
-NO_LIMITS = DepthLimits()
+NO_LIMITS = RowOptions()
 
 
 def centred(prompt: PromptOptions | None = None) -> SamplePipeline:
@@ -97,7 +97,7 @@ def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> N
 def test_limits_leave_the_sky_and_scale_free_depth_alone() -> None:
     depth = np.full((HEIGHT, WIDTH), 3.0, np.float32)
     depth[:5], depth[5:10] = np.inf, 30.0
-    limits = DepthLimits(max_depth_m=10.0)
+    limits = RowOptions(max_depth_m=10.0)
     metric = centred()(make_sample("a", depth=depth), 0, limits)
     assert metric.sky[:5].all() and not metric.valid[:10].any() and metric.valid[10:].all()
     free = centred()(make_sample("a", depth=depth, metric=False), 0, limits)
@@ -108,7 +108,7 @@ def test_a_sample_without_measured_depth_is_refused_by_key() -> None:
     with pytest.raises(ValueError, match="walk/7: no measured depth in view"):
         centred()(make_sample("walk/7", depth=np.full((HEIGHT, WIDTH), np.inf, np.float32)), 0, NO_LIMITS)
     with pytest.raises(ValueError, match="walk/7: no measured depth in view"):
-        centred()(make_sample("walk/7"), 0, DepthLimits(max_depth_m=0.5))
+        centred()(make_sample("walk/7"), 0, RowOptions(max_depth_m=0.5))
 
 
 def test_a_corner_of_depth_is_found_by_another_crop() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -122,8 +123,25 @@ def test_missing_or_damaged_index_says_what_to_do(shard):
 def test_index_file_is_plain_json_with_the_documented_fields(shard):
     record = json.loads(index_path(shard).read_bytes())
     assert sorted(record) == ["entries", "index_version", "sha256", "shard", "size"]
-    assert sorted(record["entries"][0]) == ["group", "key", "members", "source"]
+    assert sorted(record["entries"][0]) == ["group", "key", "licence", "members", "source"]
     assert ShardIndex.from_bytes(ShardIndex("e.tar", "0", 0, ()).to_bytes(), "e") == ShardIndex("e.tar", "0", 0, ())
+
+
+def test_figures_survive_in_order_of_name_and_an_older_index_is_readable(shard):
+    index = load_index(shard)
+    figures = [{"b": 0.5, "a": 0.1 + 0.2}, {"a": None}, None, {}]
+    entries = tuple(dataclasses.replace(entry, figures=own) for entry, own in zip(index.entries, figures))
+    data = dataclasses.replace(index, entries=entries).to_bytes()
+    again = ShardIndex.from_bytes(data, "x")
+    assert [entry.figures for entry in again.entries] == figures and again.to_bytes() == data
+    assert '"figures":{"a":0.30000000000000004,"b":0.5}' in data.decode()
+    older = json.loads(index.to_bytes())
+    for entry in older["entries"]:
+        assert entry.pop("licence") == "unknown"
+    assert {entry.licence for entry in ShardIndex.from_bytes(json.dumps(older).encode(), "x").entries} == {None}
+    older["entries"][0]["figures"] = [1]
+    with pytest.raises(ValueError, match="x: not a usable index"):
+        ShardIndex.from_bytes(json.dumps(older).encode(), "x")
 
 
 def write_foreign(path, names: list[str], fmt=tarfile.GNU_FORMAT) -> None:

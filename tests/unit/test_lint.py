@@ -11,7 +11,7 @@ from synthetic_room import CAMERA_HEIGHT_M, FOCAL, HEIGHT, WIDTH, ray_length, ro
 
 from data_shards.cli import main
 from data_shards.lint import lint
-from data_shards.lint_planes import camera_height, depth_type_votes
+from data_shards.lint_planes import camera_height, flatness
 from data_shards.schema import Camera, DepthType, Sample
 from data_shards.writer import write_shard
 
@@ -52,8 +52,8 @@ def test_good_ray_depth_gives_no_finding(tmp_path):
         (1 / 1000, "unknown", "unit", "error"),
         (100, "unknown", "unit", "error"),
         (1 / 100, "unknown", "unit", "error"),
-        (10, "unknown", "camera_height", "error"),
-        (1 / 10, "unknown", "camera_height", "warning"),
+        (10, "unknown", "unit", "error"),  # the floor is 15 m below
+        (1 / 10, "unknown", "unit", "warning"),
         (10, "kinect1", "unit", "error"),
         (1 / 10, "kinect1", "unit", "error"),
     ],
@@ -61,10 +61,12 @@ def test_good_ray_depth_gives_no_finding(tmp_path):
 def test_a_wrong_unit_is_found(tmp_path, factor, sensor, check, severity):
     found = findings_of(tmp_path, lambda depth, _: depth * factor, sensor=sensor)
     assert found[check].severity == severity and found[check].source == "room"
-    assert set(found) <= {"unit", "camera_height"}
-    if check == "unit":
+    assert set(found) == {"unit"} and found["unit"].samples == COUNT
+    if sensor == "kinect1" or not 0.1 <= factor <= 10:
         assert f"probably wrong by {factor:g}:" in found["unit"].message or "multiples of" in found["unit"].message
-        assert main(["lint", str(tmp_path), "--quiet"]) == 1
+    else:
+        assert "above the floor" in found["unit"].message
+    assert main(["lint", str(tmp_path), "--quiet"]) == (1 if severity == "error" else 0)
 
 
 def test_depth_up_to_scale_has_no_unit_to_be_wrong(tmp_path):
@@ -84,22 +86,38 @@ def test_ray_declared_as_z_and_z_declared_as_ray(tmp_path, noise):
         assert f"the meta says {declared.value!r}" in found["depth_type"].message
 
 
-def test_votes_are_unanimous_on_exact_depth():
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+def test_exact_planes_are_flat_under_the_true_reading_only(noise):
     camera = Camera(FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2)
     for number in range(8):
-        z = room_z(yaw=0.5 * number, tilt=0.2)
-        assert depth_type_votes(z, (WIDTH, HEIGHT), camera, DepthType.Z).other == 0
-        ray = (z * ray_length()).astype(np.float32)
-        votes = depth_type_votes(ray, (WIDTH, HEIGHT), camera, DepthType.Z)
-        assert votes.declared == 0 and votes.other > 0
-        assert depth_type_votes(ray, (WIDTH, HEIGHT), camera, DepthType.RAY).other == 0
+        z = room_z(yaw=0.5 * number, tilt=0.2, noise=noise, seed=number)
+        flat = flatness(z, (WIDTH, HEIGHT), camera)
+        assert flat.verdict() == DepthType.Z and flat.as_z > 0.25
+        assert flatness((z * ray_length()).astype(np.float32), (WIDTH, HEIGHT), camera).verdict() == DepthType.RAY
 
 
-def test_a_narrow_view_gives_no_votes():
-    """At 8 degrees z and ray are the same within noise: no verdict."""
+def test_sparse_depth_tells_its_type_and_its_ground_too():
+    """A lidar's 1 % of the pixels over a street: ground 1.5 m below and nothing else that is flat."""
+    camera = Camera(FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2)
+    rng = np.random.default_rng(0)
+    down = (np.arange(HEIGHT) + 0.5 - HEIGHT / 2) / FOCAL
+    ground = np.broadcast_to(CAMERA_HEIGHT_M / np.maximum(down, 1e-3)[:, None], (HEIGHT, WIDTH))
+    scattered = rng.uniform(4, 40, (HEIGHT, WIDTH))
+    z = np.where((ground < 60) & (rng.random((HEIGHT, WIDTH)) < 0.7), ground, np.minimum(scattered, ground))
+    z = np.where(rng.random(z.shape) < 0.04, z * (1 + 0.002 * rng.standard_normal(z.shape)), np.nan).astype(np.float32)
+    assert flatness(z, (WIDTH, HEIGHT), camera).verdict() == DepthType.Z
+    assert flatness((z * ray_length()).astype(np.float32), (WIDTH, HEIGHT), camera).verdict() == DepthType.RAY
+    assert camera_height(z, (WIDTH, HEIGHT), camera, DepthType.Z) == pytest.approx(CAMERA_HEIGHT_M, rel=0.03)
+    assert camera_height(10 * z, (WIDTH, HEIGHT), camera, DepthType.Z) == pytest.approx(10 * CAMERA_HEIGHT_M, rel=0.03)
+    nothing = np.where(np.isfinite(z), scattered, np.nan).astype(np.float32)
+    assert camera_height(nothing, (WIDTH, HEIGHT), camera, DepthType.Z) is None
+    assert flatness(nothing, (WIDTH, HEIGHT), camera).verdict() is None
+
+
+def test_a_narrow_view_gives_no_verdict():
+    """At 8 degrees z and ray are the same within noise."""
     camera = Camera(FOCAL * 12, FOCAL * 12, WIDTH / 2, HEIGHT / 2)
-    votes = depth_type_votes(np.full((HEIGHT, WIDTH), 2.0, np.float32), (WIDTH, HEIGHT), camera, DepthType.Z)
-    assert (votes.declared, votes.other) == (0, 0)
+    assert flatness(room_z(0.3, 0.2, noise=0.002), (WIDTH, HEIGHT), camera).verdict() is None
 
 
 def test_camera_height_against_the_room():
@@ -123,6 +141,8 @@ def replaced(depth: np.ndarray, value: float, share: float = 0.03) -> np.ndarray
         (lambda depth, _: np.where(np.isfinite(depth), 2.0, np.nan), "constant", "error", 0.0),
         (lambda depth, _: np.rint(depth * 2) / 2 + 0.25, "quantised", "error", None),
         (lambda depth, _: np.rint(depth * 30) / 30, "quantised", "warning", None),
+        (lambda depth, _: np.minimum(depth, 2.8), "clipped", "error", 2.8),
+        (lambda depth, _: np.maximum(depth, 2.0), "clipped", "error", 2.0),
         (lambda depth, _: replaced(depth, 65.535), "invalid_code", "error", 65.535),
         (lambda depth, _: replaced(depth, 65535 / 5000), "invalid_code", "error", 13.107),
         (lambda depth, _: replaced(depth, 20.0), "invalid_code", "error", 20.0),
@@ -135,8 +155,8 @@ def test_wrong_values_are_found(tmp_path, damage, check, severity, number):
     found = findings_of(tmp_path, damage)
     assert set(found) == {check}
     finding = found[check]
-    assert (finding.severity, finding.source, finding.shard, finding.key) == (severity, "room", "x.tar", "room/000")
-    assert finding.samples == COUNT
+    assert (finding.severity, finding.source, finding.shard) == (severity, "room", "x.tar")
+    assert sorted(place.key for place in finding.places) == [f"room/{n:03d}" for n in range(COUNT)]
     if number is not None:
         assert finding.number == pytest.approx(number, rel=1e-3, abs=1e-3)
 

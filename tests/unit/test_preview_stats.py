@@ -15,7 +15,7 @@ from synthetic_room import room_sample
 
 from data_shards.cli import main
 from data_shards.reading import spread
-from data_shards.stats import collect
+from data_shards.stats import collect, summaries
 from data_shards.writer import write_shard
 
 
@@ -52,7 +52,7 @@ def test_preview_shows_damage_instead_of_hiding_it(folder, tmp_path):
 
 
 def test_stats_against_numpy(folder):
-    figures = collect([folder], quiet=True)["room"]
+    figures = summaries(collect([folder], quiet=True))["room"]
     depths = [room_sample(n).depth for n in range(3)]
     pooled = np.concatenate([depth[np.isfinite(depth)] for depth in depths])
     for percent, value in figures["depth_percentiles"].items():

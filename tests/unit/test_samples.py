@@ -38,7 +38,7 @@ def test_full_sample_comes_back(container):
         "step_m": 0.001,
         "container": container,
         "shape": [3, 4],
-    } | ({"layout": "dense"} if container == "pco" else {})
+    } | ({"layout": "planes"} if container == "pco" else {})
 
 
 def test_grid_depth_is_lossless_and_a_stale_step_is_not_believed():

@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from source_fixtures import plane_points, plane_z, write_colour
 
+from data_shards.build_worker import GroupFilter
 from data_shards.schema import Camera
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.dgp import Dgp
@@ -94,6 +95,26 @@ def test_ego_motion_matters_in_this_fixture(tmp_path):
     (sample,) = source.read(item)
     error = np.abs(sample.depth / plane_z(*CAMERA, *SIZE) - 1)
     assert np.nanmedian(error) > 0.05
+
+
+def test_ddad_as_its_makers_pack_it(tmp_path):
+    """ddad.json beside numbered scenes, png images, six cameras of which each moment shows some; points in float64 with an intensity."""
+    for number in ("000000", "000149", "000150"):
+        scene = write_scene(tmp_path / "build").joinpath("scene_7")
+        path = scene / "scene_abc.json"
+        path.write_text(path.read_text().replace("rgb/CAMERA_01/105.jpg", "rgb/CAMERA_01/15616458249936530.png"))
+        write_colour(scene / "rgb/CAMERA_01/15616458249936530.png", *SIZE)
+        scene.rename(tmp_path / number)
+    (tmp_path / "build/scene_dataset_v1.0.json").unlink()
+    (tmp_path / "ddad.json").write_text(json.dumps({"metadata": {"name": "DDAD"}, "scene_splits": {"0": {"filenames": []}}}))
+    source = Dgp(tmp_path)
+    items = [item for item in source.items() if item.key.endswith("CAMERA_01/15616458249936530")]
+    assert [item.payload["group"] for item in items] == ["000000", "000149", "000150"]
+    (sample,) = source.read(items[1])
+    assert sample.image_format == "png" and sample.meta.metric and sample.meta.depth_type == "z"
+    np.testing.assert_allclose(sample.depth, plane_z(*CAMERA, *SIZE), rtol=1e-6)
+    training = GroupFilter(only=("0000*", "0001[0-4]*"))
+    assert [training.keeps(item.payload["group"]) for item in items] == [True, True, False]
 
 
 def test_bad_input(tmp_path):
