@@ -30,7 +30,7 @@ from torch import nn
 
 from mdpretrain.data.datamodule import ShardDataModule
 from mdpretrain.data.ledger import LEDGER_FOLDER
-from mdpretrain.engine.callbacks import NonFiniteGuard, ProgressLines, StepSeed
+from mdpretrain.engine.callbacks import ChannelsLast, NonFiniteGuard, ProgressLines, StepSeed
 from mdpretrain.engine.checkpoint_folder import write_text
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
@@ -117,6 +117,7 @@ class TrainingCLI(LightningCLI):
             default="offline",
             help="Weights & Biases; only 'online' sends anything",
         )
+        parser.add_argument("--channels_last", type=bool, default=False, help="convolutions with channels last: faster, the same sums")
         parser.add_argument("--ledger", type=bool, default=False, help="write down every sample that is trained on")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -149,6 +150,7 @@ class TrainingCLI(LightningCLI):
         seed = self._option("seed_everything")
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), NonFiniteGuard(), ProgressLines(self._option("progress_every_s"))]
         callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints")))
+        callbacks += [ChannelsLast()] if self._option("channels_last") else []
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)

@@ -35,6 +35,23 @@ class StepSeed(lightning.Callback):
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
+class ChannelsLast(lightning.Callback):
+    """Keeps the network's convolution weights with channels last in memory, and with them all that flows between.
+
+    The same sums in another order of memory: about half as fast again on a CPU, and what a GPU's tensor cores want.
+    """
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Before the optimiser looks at the parameters.
+
+        Raises:
+            ValueError: the strategy is DeepSpeed's, which lays parameters out in flat buffers of its own.
+        """
+        if "deepspeed" in type(trainer.strategy).__name__.lower():
+            raise ValueError("channels_last: DeepSpeed keeps parameters in flat buffers of its own; leave it out, or use ddp")
+        pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Lightning's `to` passes it on
+
+
 class NonFiniteGuard(lightning.Callback):
     """Stops a run whose loss became NaN or infinite, naming the samples of the step in which it did.
 

@@ -42,7 +42,7 @@ def build_optimizer(model: nn.Module, groups: list[dict[str, Any]], settings: Ad
         ValueError: nothing to train, or a trainable parameter in no group or in two, named.
     """
     check_groups(model, groups)
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups,
         lr=settings.lr,
         betas=settings.betas,
@@ -50,6 +50,10 @@ def build_optimizer(model: nn.Module, groups: list[dict[str, Any]], settings: Ad
         weight_decay=settings.weight_decay,
         fused=settings.fused,
     )
+    # A fused optimiser offers to undo fp16's loss scale inside its step, and Lightning then refuses to clip in any mixed precision,
+    # bf16 included. Without the offer the scaler undoes it before the clipping, which is right in both.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(shards: pathlib.Path) -> pathlib.Path:
-    config = write_recipe(shards / "undisturbed.yaml", recipe(shards))
+    config = write_recipe(shards / "undisturbed.yaml", recipe(shards, channels_last=True))
     assert run(["fit", "--config", config, "--run_dir", str(shards / "undisturbed")]) == [0]
     assert sorted(losses(shards / "undisturbed")) == list(range(STEPS))
     rows = csv.DictReader((shards / "undisturbed" / "csv" / "metrics.csv").read_text().splitlines())
@@ -40,7 +40,7 @@ def test_killed_and_resumed_run_equals_the_undisturbed_one(
     step = random.randint(1, STEPS - 1)  # any step must do
     step = max(2, step - step % 2) if while_saving else step
     killer = {"class_path": "training_runs.KillAt", "init_args": {"step": step, "while_saving": while_saving}}
-    base = recipe(shards, data={"num_workers": workers})
+    base = recipe(shards, channels_last=True, data={"num_workers": workers})
     doomed = write_recipe(tmp_path / "doomed.yaml", {**base, "trainer": {**base["trainer"], "callbacks": [killer]}})
     healthy = write_recipe(tmp_path / "healthy.yaml", base)
     run_dir = tmp_path / "run"
@@ -59,7 +59,7 @@ def test_killed_and_resumed_run_equals_the_undisturbed_one(
 def test_same_recipe_and_seed_twice_is_the_same_run_and_another_seed_is_not(
     tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
-    config = write_recipe(tmp_path / "again.yaml", recipe(shards))
+    config = write_recipe(tmp_path / "again.yaml", recipe(shards, channels_last=True))
     assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "again")]) == [0]
     assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "other"), "--seed_everything", "4", "--trainer.max_steps", "2"]) == [
         0
@@ -69,7 +69,7 @@ def test_same_recipe_and_seed_twice_is_the_same_run_and_another_seed_is_not(
 
 
 def test_a_finished_run_can_be_lengthened(tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    config = write_recipe(tmp_path / "short.yaml", recipe(shards))
+    config = write_recipe(tmp_path / "short.yaml", recipe(shards, channels_last=True))
     arguments = ["fit", "--config", config, "--run_dir", str(tmp_path / "short")]
     assert run([*arguments, "--trainer.max_steps", "5"]) == [0]  # ends on the last batch of a pass
     assert run([*arguments, "--resume"]) == [0]

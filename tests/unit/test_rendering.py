@@ -176,7 +176,10 @@ def test_handheld_cameras_are_alike_and_at_chest_height_above_the_ground_they_st
         assert 50 < min(fields) and max(fields) < 80
         assert all((c.intrinsics.cx, c.intrinsics.cy) == (96, 72) and c.intrinsics.fx == c.intrinsics.fy for c in cameras)
         assert all(abs(np.arcsin(c.rotation[2, 2]) + 0.12) < 0.3 for c in cameras)  # looks a little down, never at the sky or its feet
-        drops = [float(tracer.nearest(c.position[:, None].astype(np.float32), np.array([[0], [0], [-1]], np.float32)).distance[0]) for c in cameras]
+        drops = [
+            float(tracer.nearest(c.position[:, None].astype(np.float32), np.array([[0], [0], [-1]], np.float32)).distance[0])
+            for c in cameras
+        ]
         assert abs(np.median(drops) - 1.45) < 0.15, drops
         assert max(drops) < 1.8
 

@@ -21,7 +21,7 @@ from training_parts import (
     weights_of,
 )
 
-from mdpretrain.engine.callbacks import NonFiniteGuard, StepSeed
+from mdpretrain.engine.callbacks import ChannelsLast, NonFiniteGuard, StepSeed
 from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.networks.priors import CheckpointPrior
 from mdpretrain.tasks.affine_invariant import AffineInvariantTraining
@@ -115,7 +115,8 @@ def test_frozen_modules_stay_in_eval(tmp_path: pathlib.Path) -> None:
     assert not any(parameter.requires_grad for parameter in task.prior.parameters())
 
 
-def test_gradients_are_clipped_to_the_recipes_norm_and_logged_before(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_to_the_recipes_norm_and_logged_before(tmp_path: pathlib.Path, precision: str) -> None:
     seen = []
 
     class Watch(lightning.Callback):
@@ -123,10 +124,31 @@ def test_gradients_are_clipped_to_the_recipes_norm_and_logged_before(tmp_path: p
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
             seen.append(float(torch.nn.utils.get_total_norm(gradients)) if gradients else None)
 
-    trainer = make_trainer(tmp_path, 3, gradient_clip_val=1e-3, callbacks=[Watch()])
+    trainer = make_trainer(tmp_path, 3, gradient_clip_val=1e-3, callbacks=[Watch()], precision=precision)
     trainer.fit(make_task("student"), batch_loader(3))
     assert seen[0] is None and seen[1:] == pytest.approx([1e-3, 1e-3], rel=1e-3)
     assert all(float(row["train/gradient_norm"]) > 1e-2 for row in read_csv(tmp_path))
+
+
+def test_channels_last_is_the_same_network_in_another_order_of_memory(tmp_path: pathlib.Path) -> None:
+    tasks = {}
+    for name, callbacks in (("first", []), ("last", [ChannelsLast()])):
+        torch.manual_seed(0)
+        tasks[name] = make_task("student")
+        make_trainer(tmp_path / name, 2, callbacks=callbacks).fit(tasks[name], batch_loader(2))
+    weights = {name: dict(task.network.named_parameters()) for name, task in tasks.items()}
+    kernels = [key for key, value in weights["first"].items() if value.ndim == 4 and min(value.shape[1:]) > 1]
+    assert kernels and all(weights["last"][key].is_contiguous(memory_format=torch.channels_last) for key in kernels)
+    assert not any(weights["first"][key].is_contiguous(memory_format=torch.channels_last) for key in kernels)
+    first, last = (float(read_csv(tmp_path / name)[-1]["train/loss"]) for name in ("first", "last"))
+    assert first == pytest.approx(last, rel=1e-3)
+
+
+def test_channels_last_refuses_deepspeed_in_words(tmp_path: pathlib.Path) -> None:
+    trainer = make_trainer(tmp_path, 1)
+    trainer.strategy.__class__ = type("DeepSpeed", (type(trainer.strategy),), {})
+    with pytest.raises(ValueError, match="channels_last: DeepSpeed"):
+        ChannelsLast().setup(trainer, make_task("student"), "fit")
 
 
 def test_tasks_refuse_networks_of_another_space() -> None:

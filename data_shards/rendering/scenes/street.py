@@ -141,4 +141,6 @@ def _random_pose(rng: np.random.Generator, profile: Profile) -> CameraPose:
     z = (rng.uniform(0.6, 2.4) if rng.random() < 0.85 else rng.uniform(2.5, 7)) + profile.kerb
     yaw = rng.choice([-1, 1]) * math.pi / 2 + rng.normal(0, 0.6)
     pitch = rng.normal(-0.03, 0.12) - 0.07 * max(0.0, z - 2)
-    return CameraPose(np.array([x, rng.uniform(-25, 25), z]), z - (profile.kerb if abs(x) > profile.road else 0.0), yaw, pitch, rng.normal(0, 0.03))
+    return CameraPose(
+        np.array([x, rng.uniform(-25, 25), z]), z - (profile.kerb if abs(x) > profile.road else 0.0), yaw, pitch, rng.normal(0, 0.03)
+    )
