@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from source_fixtures import PLANE_DISTANCE_M, PLANE_NORMAL, write_colour
 
+from data_shards.samples import members_to_sample, sample_to_members
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.waymo import COMPONENTS, Waymo, beams, move_each, world_points
 
@@ -166,6 +167,8 @@ def test_plane_comes_back_from_both_kinds_of_lidar(tmp_path, bending, listed, re
     json.dumps(first.payload)
     assert first.key == f"{SEGMENT}/front/{TIME}" and second.payload["time"] == TIME + 100_000
     (sample,) = source.read(first)
+    stored = members_to_sample(sample.meta.key, sample_to_members(sample))
+    np.testing.assert_allclose(stored.depth, sample.depth, rtol=1e-4)
     width, height = sample.meta.image_size
     assert sample.depth.shape == (height, width) and sample.meta.group == SEGMENT and sample.meta.metric
     camera = sample.meta.camera
