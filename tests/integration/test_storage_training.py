@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import fsspec.registry
 import pytest
 import torch
 from gcsfs.core import GCSFileSystem
@@ -307,6 +307,7 @@ def test_gs_gives_the_samples_of_local_shards(shards: Path, tmp_path: Path) -> N
 def test_a_store_whose_client_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs.core", None)
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)
     for address, package in (("gs://b/a", "gcsfs"), ("s3://b/a", "s3fs")):
         with pytest.raises(ValueError, match=rf"{address}.* needs {package}; pip install 'mdpretrain\[remote\]'"):
             ShardFolder(address, storage=Storage(StorageOptions(cache_gib=0)))
