@@ -90,5 +90,5 @@ def _gather_picture(facts: SourceFacts, place: Place, sample: Sample, trusted: b
     picture = picture_hash(grey)
     if picture is not None and (twin := pictures.first_like(picture, place)) is not None:
         first, different = twin
-        message = f"the same picture as {first.key} in {first.shard} ({different} of 255 signs of their hashes differ)"
+        message = f"the same picture as {first.key} in {first.shard} ({different} of 255 bits of their hashes differ)"
         facts.object(place, Remark("duplicate", WARNING, different, message, -different), first)

@@ -11,8 +11,11 @@ time of the *camera's* image, then into the camera, whose axes are the car's (x 
 pixel; points nearer than a metre are the car's own. Depth is z.
 
 Pixels count from the left edge of the first one, as ours do. The lenses bend straight lines (OpenCV's k1, k2, p1, p2, k3), so colour is
-undistorted and points are projected into the pinhole camera that remains (``undistortion.py``). The rolling shutter is *not* undone:
-the image has one pose, and at its left and right edges the car is up to 20 ms away from it (.3 m at 15 m/s). One segment is one group.
+undistorted and points are projected into the pinhole camera that remains (``undistortion.py``). The image is read out column by column
+(or row by row) in some 40 ms, in which the car drives half a metre: each point is projected from where the car was when its column was
+read, by the velocities that come with the image (``rolling_shutter.py``), so that depth agrees with the picture at both edges. z is that
+of the camera at that moment. Which column a point falls on is taken from the pinhole camera: up to 1 ms off in the corners. One
+segment is one group.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from data_shards.sources.raw_containers import require_libraries
 from data_shards.sources.raw_depth import make_sample
 from data_shards.sources.raw_files import check_colour, clean_key, find_below, require_folder, require_unique
 from data_shards.sources.record import SourceRecord, TrustTier
+from data_shards.sources.rolling_shutter import MovingCar, points_at_their_lines
 from data_shards.sources.undistortion import pinhole_target, undistort_colour
 
 COMPONENTS = ("camera_image", "camera_calibration", "lidar", "lidar_calibration", "lidar_pose", "vehicle_pose")
@@ -41,6 +45,16 @@ CAMERAS = {1: "front", 2: "front_left", 3: "front_right", 4: "side_left", 5: "si
 TIME, CAMERA, LASER = "key.frame_timestamp_micros", "key.camera_name", "key.laser_name"
 IMAGE, IMAGE_POSE = "[CameraImageComponent].image", "[CameraImageComponent].pose.transform"
 FRAME_POSE = "[VehiclePoseComponent].world_from_vehicle.transform"
+VELOCITY = [f"[CameraImageComponent].velocity.linear_velocity.{axis}" for axis in "xyz"]
+TURNING = [f"[CameraImageComponent].velocity.angular_velocity.{axis}" for axis in "xyz"]
+SHUTTER = "[CameraImageComponent].rolling_shutter_params"
+TIMES = [
+    "[CameraImageComponent].pose_timestamp",
+    *(f"{SHUTTER}.{name}" for name in ("shutter", "camera_trigger_time", "camera_readout_done_time")),
+]
+IMAGE_COLUMNS = (IMAGE, IMAGE_POSE, *VELOCITY, *TURNING, *TIMES)
+# The maker's numbers of readout directions: the axis that is read out (0: columns, 1: rows), and whether from its end.
+READOUT = {1: (1, False), 2: (0, False), 3: (1, True), 4: (0, True)}
 BENDING = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
 # Optical axes (x right, y down, z forward) from the car's (x forward, y left, z up).
 OPTICAL = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -67,8 +81,8 @@ class Waymo:
         licence="Waymo Dataset License Agreement for Non-Commercial Use",
         licence_url="https://waymo.com/open/terms/",
         trust_tier=TrustTier.SENSOR,
-        notes="Points go through the car's pose of every lidar pixel and of the camera's image. The rolling shutter is not undone: "
-        "up to 20 ms at the left and right edges.",
+        notes="Points go through the car's pose of every lidar pixel and of every line of the rolling shutter. What moved between lidar "
+        "and camera is misplaced.",
     )
 
     input_path: Path
@@ -110,16 +124,25 @@ class Waymo:
         payload = item.payload
         folder, file = self.input_path / payload["folder"], f"{payload['segment']}.parquet"
         image_path = folder / "camera_image" / file
-        image = _only(
-            read_parquet(image_path, (IMAGE, IMAGE_POSE), frame_timestamp_micros=payload["time"], camera_name=payload["camera"]), item
-        )
-        lens, car_from_camera = _camera(folder / "camera_calibration" / file, payload["camera"], item)
+        rows = read_parquet(image_path, IMAGE_COLUMNS, frame_timestamp_micros=payload["time"], camera_name=payload["camera"])
+        image = _only(rows, item)
+        lens, car_from_camera, readout = _camera(folder / "camera_calibration" / file, payload["camera"], item)
         colour = check_colour(image[IMAGE], image_path)
         if (colour.width, colour.height) != (lens.width, lens.height):
             raise RejectedSample(f"{image_path}: the image is {colour.width}x{colour.height}, its calibration {lens.width}x{lens.height}")
-        world_from_camera = _matrix(image[IMAGE_POSE], image_path) @ car_from_camera
+        car, (pose_time, shutter, begin, end) = _motion(image, image_path)
         points = world_points(folder, file, payload["time"])
-        points_camera = transform_points(OPTICAL @ invert_rigid(world_from_camera), points)
+
+        def line_time(in_camera: np.ndarray) -> np.ndarray:
+            if readout not in READOUT:  # a global shutter: all at once, in the middle of the exposure
+                return np.full(len(in_camera), begin + shutter / 2 - pose_time)
+            axis, from_the_end = READOUT[readout]
+            focal, centre, size = lens.params[axis], lens.params[2 + axis], (lens.width, lens.height)[axis]
+            part = np.clip((focal * in_camera[:, axis] / np.maximum(in_camera[:, 2], 1e-3) + centre) / size, 0, 1)
+            # A line's time is the middle of its exposure: the first one's is half an exposure after the trigger.
+            return begin + shutter / 2 + (end - begin - shutter) * (1 - part if from_the_end else part) - pose_time
+
+        points_camera = points_at_their_lines(points, car, OPTICAL @ invert_rigid(car_from_camera), line_time)
         camera, width, height = pinhole_target(lens)
         sample = make_sample(
             item.key,
@@ -156,7 +179,7 @@ def world_points(folder: Path, file: str, time: int) -> np.ndarray:
     world_from_car = _matrix(frame[0][FRAME_POSE], folder / "vehicle_pose" / file)
     clouds = [np.zeros((0, 3))]
     for (laser, _), image in _range_images(path, "[LiDARComponent]", (1, 2), time).items():
-        if laser not in calibrations or (laser == 1) != ((laser, 1) in poses):
+        if laser not in calibrations or (laser == 1 and (laser, 1) not in poses):
             raise RejectedSample(
                 f"{path}: lidar {laser} has no calibration, or the poses of its pixels are missing; fetch the segment again"
             )
@@ -166,10 +189,10 @@ def world_points(folder: Path, file: str, time: int) -> np.ndarray:
         points = transform_points(
             car_from_lidar, beams(row, column, image.shape, car_from_lidar, low, high, inclinations) * distance[:, None]
         )
-        if laser == 1:
+        if (laser, 1) in poses:
             pose = poses[laser, 1]
             if pose.shape[:2] != image.shape[:2] or pose.shape[2] != 6:
-                raise RejectedSample(f"{path}: lidar 1 is {image.shape[:2]}, its poses {pose.shape}; fetch the segment again")
+                raise RejectedSample(f"{path}: lidar {laser} is {image.shape[:2]}, its poses {pose.shape}; fetch the segment again")
             clouds.append(move_each(pose[row, column].astype(np.float64), points))
         else:
             clouds.append(transform_points(world_from_car, points))
@@ -226,18 +249,31 @@ def _range_images(path: Path, component: str, returns: tuple[int, ...], time: in
     return images
 
 
-def _camera(path: Path, number: int, item: SourceItem) -> tuple[Lens, np.ndarray]:
-    """The lens, and the 4x4 transform from the camera's axes (x forward) to the car's."""
+def _camera(path: Path, number: int, item: SourceItem) -> tuple[Lens, np.ndarray, int]:
+    """The lens, the 4x4 transform from the camera's axes (x forward) to the car's, and the direction in which the image is read out."""
     prefix = "[CameraCalibrationComponent]"
     bending = [f"{prefix}.intrinsic.{name}" for name in BENDING]
-    extrinsic, width, height = f"{prefix}.extrinsic.transform", f"{prefix}.width", f"{prefix}.height"
-    row = _only(read_parquet(path, (*bending, extrinsic, width, height), camera_name=number), item)
+    extrinsic, width, height, readout = (
+        f"{prefix}.{name}" for name in ("extrinsic.transform", "width", "height", "rolling_shutter_direction")
+    )
+    row = _only(read_parquet(path, (*bending, extrinsic, width, height, readout), camera_name=number), item)
     try:
         # COLMAP's full OpenCV model with a denominator of 1
         lens = Lens("FULL_OPENCV", row[width], row[height], (*(float(row[name]) for name in bending), 0.0, 0.0, 0.0))
     except (TypeError, ValueError) as error:
         raise RejectedSample(f"{path}: unusable calibration of camera {number} ({error}); fetch it again") from error
-    return lens, _matrix(row[extrinsic], path)
+    return lens, _matrix(row[extrinsic], path), row[readout]
+
+
+def _motion(image: dict[str, Any], path: Path) -> tuple[MovingCar, np.ndarray]:
+    """How the car moves while the image is read; the times (s) of its pose, of the exposure, of the trigger and of the last readout."""
+    try:
+        velocity, turning, times = (np.array([float(image[name]) for name in names]) for names in (VELOCITY, TURNING, TIMES))
+    except TypeError as error:
+        raise RejectedSample(f"{path}: the image's velocity or shutter times are missing ({error}); fetch the segment again") from error
+    if not (np.isfinite([*velocity, *turning, *times]).all() and np.abs(times[2:] - times[0]).max() < 1 and 0 <= times[1] < 1):
+        raise RejectedSample(f"{path}: the image's shutter times {times.tolist()} do not fit together; fetch the segment again")
+    return MovingCar(_matrix(image[IMAGE_POSE], path), velocity, turning), times
 
 
 def _only(rows: list[dict[str, Any]], item: SourceItem) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class StorageOptions:
     give_up_after_s: float = 45.0
     stall_s: float = 10.0
     connections: int = 8
-    prefetch_samples: int = 1024
+    prefetch_samples: int = 4096
     request_mib: float = 8.0
 
     def __post_init__(self) -> None:

@@ -50,11 +50,16 @@ class Report:
 
 
 def audit_sessions(
-    sessions: Sequence[Session], checkpoints: Mapping[int, dict[str, Any]], planned: PlannedRun, write_key: KeyWriter | None = None
+    sessions: Sequence[Session],
+    checkpoints: Mapping[int, dict[str, Any]],
+    planned: PlannedRun,
+    write_key: KeyWriter | None = None,
+    advance: Callable[[int], object] = int,
 ) -> Report:
     """Check a ledger and the hashes of checkpoints (step -> data state).
 
-    ``write_key(position, source, key)`` is called for every sample of the history, in order of position.
+    ``write_key(position, source, key)`` is called for every sample of the history, in order of position; ``advance`` with numbers
+    of checked steps.
     """
     report = Report(sessions=len(sessions), processes=[int(session.plan["world_size"]) for session in sessions])
     history, reached = (0, 0), 0
@@ -84,6 +89,7 @@ def audit_sessions(
                 if write_key is not None:
                     chunk.write(reading.names, write_key)
                 reached = chunk.stop_step
+                advance(chunk.stop_step - chunk.start_step)
                 if chunk.stop_step in checkpoints:
                     _compare(report, chunk.stop_step, history, checkpoints[chunk.stop_step], "the ledger's")
         # what a killed session did after its last checkpoint is read to the end, but is not part of the history
@@ -102,8 +108,11 @@ def audit_sessions(
     return report
 
 
-def audit_hashes(checkpoints: Mapping[int, dict[str, Any]], planned: PlannedRun) -> Report:
-    """Compare the hash of every checkpoint with what the order (and the list of bad samples) says: a proof without a ledger."""
+def audit_hashes(checkpoints: Mapping[int, dict[str, Any]], planned: PlannedRun, advance: Callable[[int], object] = int) -> Report:
+    """Compare the hash of every checkpoint with what the order (and the list of bad samples) says: a proof without a ledger.
+
+    ``advance`` is called with numbers of checked steps.
+    """
     report = Report()
     total, step = (0, 0), 0
     for stop in sorted(checkpoints):
@@ -114,6 +123,7 @@ def audit_hashes(checkpoints: Mapping[int, dict[str, Any]], planned: PlannedRun)
                 leg = leg_at(legs, low)
                 digests[position - first] = key_digest(planned.source_at(leg, position), planned.chain(leg, position)[-1])
             total = add_hashes(total, delivery_hash(np.arange(first, first + len(digests)), digests))
+            advance(high - low)
         step = stop
         _compare(report, stop, total, checkpoints[stop], "the order's")
         report.steps, report.samples = stop, leg_at(legs, stop).position(stop)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data_shards.progress import progress_bar
 from mdpretrain.data.audit import KeyWriter, Report, audit_hashes, audit_sessions
 from mdpretrain.data.audit_plan import PlannedRun
 from mdpretrain.data.faults import read_fault_log
@@ -45,8 +46,11 @@ def audit_command(argv: list[str]) -> int:
         raise ValueError(f"{options.run}: holds neither a ledger nor a checkpoint; train with --ledger true to have both")
     if not sessions and options.keys is not None:
         raise ValueError(f"{options.run}: has no ledger, and so no keys; train with --ledger true to have them")
-    with _key_file(options.keys) as write_key:
-        report = audit_sessions(sessions, checkpoints, planned, write_key) if sessions else audit_hashes(checkpoints, planned)
+    with _key_file(options.keys) as write_key, progress_bar(max(checkpoints, default=None), "step", "audit") as bar:
+        if sessions:
+            report = audit_sessions(sessions, checkpoints, planned, write_key, bar.update)
+        else:
+            report = audit_hashes(checkpoints, planned, bar.update)
     for line in lines_of(report):
         print(line)
     return 1 if report.findings else 0

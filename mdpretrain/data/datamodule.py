@@ -138,6 +138,8 @@ class ShardDataModule(LightningDataModule):
         base = None if self._restored is None else self._restored["delivered"]
         open_ledger = None if self.ledger_folder is None else functools.partial(self._open_ledger, self.ledger_folder, first_step)
         record = DeliveryRecord(self.order.names, self._fault_log(), base, open_ledger, self._join)
+        if self._loader is not None:  # asked for again in one process: by some strategies, or to train on
+            record.take_over(self._loader.record, first_step)
         self._loader = TrainingLoader(
             TrainingBatches(self.order, readers, options, pipeline, share, budgets, self._fetch_ahead(readers, share)),
             self._epoch_length(),
@@ -199,6 +201,7 @@ class ShardDataModule(LightningDataModule):
         delivered = state_dict["delivered"]
         bad = {name: count for name, count in delivered["bad"].items() if self._goes_on(name, steps)}
         self._restored = {"steps": steps, "delivered": delivered | {"bad": bad}}
+        self._loader = None
 
     def teardown(self, stage: str) -> None:
         """The ledger is whole when the run ends."""

@@ -106,6 +106,11 @@ class DeliveryRecord:
         self._hash, self._samples = (0, 0), 0
         self._bad: collections.Counter[str] = collections.Counter()
 
+    def take_over(self, other: DeliveryRecord, steps: int) -> None:
+        """Go on with the account of an earlier loader of this process, which delivered the first ``steps`` steps."""
+        other.close(steps)
+        self._base, self._hash, self._samples, self._bad = other._base, other._hash, other._samples, other._bad.copy()
+
     def add(self, step: int, positions: np.ndarray, rows: Sequence[int], keys: Sequence[str], bad: Sequence[BadSample]) -> None:
         """Take note of a batch of consecutive ``positions``, of the mixture's ``rows`` and the samples' ``keys``."""
         assert (np.diff(positions) == 1).all(), "a process's part of a global batch is one range of positions"

@@ -52,7 +52,8 @@ def next_in_time(iterator: Iterator[Any], watch: ReadWatch | None, limit_s: floa
         try:
             return next(iterator)
         except RuntimeError as error:  # DataLoader has no exception of its own for its time-out, and keeps its state
-            if "DataLoader timed out" not in str(error):
+            pinning = getattr(iterator, "_pin_memory_thread", None)
+            if "DataLoader timed out" not in str(error) or (pinning is not None and not pinning.is_alive()):
                 raise
         if (path := watch.stuck(limit_s)) is not None:
             _abandon(iterator)

@@ -45,6 +45,19 @@ def test_an_undisturbed_and_a_killed_run_are_proven(shards: Path, capsys: pytest
     assert one["ShardDataModule"]["delivered"] == killed["ShardDataModule"]["delivered"]
 
 
+def test_a_loader_made_again_in_one_process_goes_on_with_the_account(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As strategies do that ask for the loader once more than they use it, and as a second fit does."""
+    module = make_module(shards)
+    module.setup("fit")
+    module.train_dataloader()
+    first = stream(shards / "run", module, 3)
+    second = stream(shards / "run", module, 5)
+    undisturbed = stream(shards / "alone", make_module(shards), 8)
+    assert first + second == undisturbed
+    code, text = audit(shards / "run", capsys)
+    assert code == 0 and "steps 0 to 7 in 2 starts" in text and "steps 2, 4, 6, 8 agree" in text, text
+
+
 def test_the_ledger_is_readable_and_small(shards: Path) -> None:
     write_folder(shards / "many", [120], "many_samples_with_a_long_name")
     module = make_module(shards, train=[MixtureSource(str(shards / "many"))], batch_size=8)

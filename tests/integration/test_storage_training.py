@@ -18,6 +18,7 @@ import fsspec
 import pytest
 import torch
 from gcsfs.core import GCSFileSystem
+from jsonargparse import ArgumentError, ArgumentParser
 from storage_servers import CuttingProxy, Nginx, gs_emulator, nginx, s3_gateway
 from tiny_shards import damage_image, write_folder
 
@@ -307,9 +308,23 @@ def test_gs_gives_the_samples_of_local_shards(shards: Path, tmp_path: Path) -> N
 def test_a_store_whose_client_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs.core", None)
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # fsspec.registry is also a mapping
     for address, package in (("gs://b/a", "gcsfs"), ("s3://b/a", "s3fs")):
         with pytest.raises(ValueError, match=rf"{address}.* needs {package}; pip install 'mdpretrain\[remote\]'"):
             ShardFolder(address, storage=Storage(StorageOptions(cache_gib=0)))
+
+
+def test_a_recipe_says_how_to_read_and_a_typo_is_an_error() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ShardDataModule, "data")
+    data = {"train": [], "val": ["s3://bucket/val"], "image_size": [12, 16], "batch_size": 4}
+    storage = {"cache_folder": "/local/cache", "cache_gib": 0.5, "give_up_after_s": 20}
+    made = parser.instantiate_classes(parser.parse_object({"data": data | {"storage": storage}})).data
+    assert made.storage.options == StorageOptions("/local/cache", 0.5, 20.0)
+    with pytest.raises(ArgumentError, match="cache_gb"):
+        parser.parse_object({"data": data | {"storage": {"cache_gb": 3}}})
+    with pytest.raises((ArgumentError, ValueError), match=r"storage\.stall_s is -1"):
+        parser.instantiate_classes(parser.parse_object({"data": data | {"storage": {"stall_s": -1}}}))
 
 
 def hang_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

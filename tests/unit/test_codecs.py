@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import struct
 
 import cv2
@@ -189,6 +190,16 @@ def test_no_flipped_bit_of_a_dense_map_goes_unnoticed():
         damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
         with pytest.raises(ValueError, match="damaged"):
             decode_depth(bytes(damaged), params)
+
+
+def test_threads_do_not_disturb_each_other():
+    """blosc2's quick way to decompress keeps one context for the whole process."""
+    maps = [depth_map(0.5, 60.0, 0.9, seed) for seed in range(4)]
+    stored = [encode_depth(depth) for depth in maps]
+    expected = [decode_depth(*encoded) for encoded in stored]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for number, back in enumerate(pool.map(lambda number: decode_depth(*stored[number % 4]), range(200))):
+            np.testing.assert_array_equal(back, expected[number % 4])
 
 
 def test_old_opencv_looks_up_the_same_depths(monkeypatch):

@@ -136,6 +136,14 @@ def test_the_recipe_parses_and_a_typo_is_an_error() -> None:
         train:
           - {path: shards/one, weight: 2}
           - {path: shards/two, name: other, max_depth_m: 80}
+          - path: shards/three
+            crop: [0.8, 1.0]
+            loss_kind: captured
+            licences: [CC-BY-4.0, CC0-*]
+            figures: {depth_distribution: [0.2, null], gradient_continuity: [0, 1]}
+            max_passes: 4
+            sidecars: [labels/three]
+            max_bad_fraction: 0.01
         val: [shards/val]
         image_size: [192, 256]
         batch_size: 8
@@ -149,6 +157,11 @@ def test_the_recipe_parses_and_a_typo_is_an_error() -> None:
     module = parser.instantiate_classes(parser.parse_object({"data": record})).data
     assert module.train_sources[0].weight == 2 and module.train_sources[1].max_depth_m == 80 and module.image_size == (192, 256)
     assert module.augmentation.colour.hue == 0 and module.prompt.interpolate and module.shuffle.block_samples == 64
+    full = module.train_sources[2]
+    assert full.crop == (0.8, 1.0) and full.figures == {"depth_distribution": (0.2, None), "gradient_continuity": (0, 1)}
+    assert full.sidecars == ["labels/three"] and full.licences == ["CC-BY-4.0", "CC0-*"] and module.on_mixture_change == "refuse"
+    with pytest.raises(jsonargparse.ArgumentError, match="on_mixture_change"):
+        parser.parse_object({"data": record | {"on_mixture_change": "ignore"}})
     for typo in ({"augmentation": {"crops": [0.6, 1.0]}}, {"prompt": {"count": [100, 2000], "k": 1}}, {"batchsize": 8}):
         with pytest.raises(jsonargparse.ArgumentError, match=r"crops|k|batchsize"):
             parser.parse_object({"data": record | typo})

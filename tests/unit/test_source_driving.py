@@ -14,6 +14,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from source_fixtures import plane_points, plane_z, write_codes, write_colour
 
+from data_shards.samples import members_to_sample, sample_to_members
 from data_shards.schema import Camera
 from data_shards.sources.argoverse2 import Argoverse2, nearest_pairs
 from data_shards.sources.base import RejectedSample
@@ -60,6 +61,8 @@ def read_only(source, position=0):
     item = source.items()[position]
     json.dumps(item.payload)
     (sample,) = source.read(item)
+    stored = members_to_sample(sample.meta.key, sample_to_members(sample))
+    np.testing.assert_allclose(stored.depth, sample.depth, rtol=1e-4)
     return sample
 
 

@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from source_fixtures import PLANE_DISTANCE_M, PLANE_NORMAL, write_colour
 
+from data_shards.samples import members_to_sample, sample_to_members
 from data_shards.sources.base import RejectedSample
 from data_shards.sources.waymo import COMPONENTS, Waymo, beams, move_each, world_points
 
@@ -31,6 +32,10 @@ CAR_FROM_LIDAR = {
 }
 AT_FRAME = (Rotation.from_euler("zyx", [40, 1, 2], degrees=True), np.array([100.0, -50.0, 3.0]))
 AT_IMAGE = (Rotation.from_euler("zyx", [41, 1, 2], degrees=True), np.array([100.6, -49.5, 3.0]))
+# While an image is read the car drives on, in world axes; pose, trigger and last readout in seconds, an exposure of 6 ms.
+VELOCITY, TURNING = np.array([9.0, 11.0, 0.5]), np.array([0.02, -0.03, 0.5])
+SHUTTER = {"shutter": 0.006, "camera_trigger_time": 1522688014.980, "camera_readout_done_time": 1522688015.024}
+POSE_TIME = 1522688015.0
 OPTICAL = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 
 
@@ -78,7 +83,7 @@ def range_image(laser):
     return image, poses
 
 
-def write_segment(root, bending=BENDING, listed=False):
+def write_segment(root, bending=BENDING, listed=False, readout=2):
     def write(component, rows):
         (root / component).mkdir(parents=True, exist_ok=True)
         parquet.write_table(pyarrow.Table.from_pylist(rows), root / component / f"{SEGMENT}.parquet", row_group_size=1)
@@ -92,7 +97,11 @@ def write_segment(root, bending=BENDING, listed=False):
     segment = {"key.segment_context_name": SEGMENT}
     frame = segment | {"key.frame_timestamp_micros": TIME}
     picture = write_colour(root / "picture.jpg", *SIZE).read_bytes()
-    image = {"[CameraImageComponent].image": picture, "[CameraImageComponent].pose.transform": matrix(AT_IMAGE)}
+    prefix = "[CameraImageComponent]"
+    image = {f"{prefix}.image": picture, f"{prefix}.pose.transform": matrix(AT_IMAGE), f"{prefix}.pose_timestamp": POSE_TIME}
+    for kind, values in (("linear_velocity", VELOCITY), ("angular_velocity", TURNING)):
+        image |= {f"{prefix}.velocity.{kind}.{axis}": value for axis, value in zip("xyz", values.tolist())}
+    image |= {f"{prefix}.rolling_shutter_params.{name}": value for name, value in SHUTTER.items()}
     other = segment | {"key.frame_timestamp_micros": TIME + 100_000}
     write(
         "camera_image",
@@ -102,6 +111,7 @@ def write_segment(root, bending=BENDING, listed=False):
     prefix = "[CameraCalibrationComponent]"
     camera = {f"{prefix}.intrinsic.{name}": value for name, value in intrinsics.items()}
     camera |= {f"{prefix}.extrinsic.transform": matrix(CAR_FROM_CAMERA), f"{prefix}.width": SIZE[0], f"{prefix}.height": SIZE[1]}
+    camera[f"{prefix}.rolling_shutter_direction"] = readout
     write("camera_calibration", [segment | {"key.camera_name": name} | camera for name in (1, 4)])
     calibrations, sweeps = [], []
     for laser, (low, high) in INCLINATIONS.items():
@@ -126,31 +136,52 @@ def _forget():
     world_points.cache_clear()
 
 
-def expected_depth(camera, width, height):
+def expected_depth(camera, width, height, readout):
+    """z of the plane at every pixel's centre, from where the car was when that pixel's column (or row) was read."""
     row, column = np.mgrid[:height, :width] + 0.5
-    ray = np.stack([(column - camera.cx) / camera.fx, (row - camera.cy) / camera.fy, np.ones_like(row)], axis=-1)
-    return PLANE_DISTANCE_M / (ray @ PLANE_NORMAL)
+    rays = np.stack([(column - camera.cx) / camera.fx, (row - camera.cy) / camera.fy, np.ones_like(row)], axis=-1).reshape(-1, 3)
+    part = {
+        1: (rays[:, 1] * CAMERA[1] + CAMERA[3]) / SIZE[1],
+        2: (rays[:, 0] * CAMERA[0] + CAMERA[2]) / SIZE[0],
+        4: 1 - (rays[:, 0] * CAMERA[0] + CAMERA[2]) / SIZE[0],
+        5: np.zeros(len(rays)),
+    }[readout]
+    first = SHUTTER["camera_trigger_time"] + SHUTTER["shutter"] / 2
+    last = SHUTTER["camera_readout_done_time"] - SHUTTER["shutter"] / 2
+    time = first + np.clip(part, 0, 1) * (last - first) - POSE_TIME
+    rotation = Rotation.from_rotvec(time[:, None] * TURNING) * AT_IMAGE[0] * CAR_FROM_CAMERA[0]
+    car = Rotation.from_rotvec(time[:, None] * TURNING) * AT_IMAGE[0]
+    place = AT_IMAGE[1] + time[:, None] * VELOCITY + car.apply(CAR_FROM_CAMERA[1])
+    normal, distance = world_plane()
+    z = (distance - place @ normal) / (rotation.apply(rays @ OPTICAL) @ normal)
+    return z.reshape(height, width)
 
 
-@pytest.mark.parametrize(("bending", "listed"), [(BENDING, False), (dict.fromkeys(BENDING, 0.0), True)])
-def test_plane_comes_back_from_both_kinds_of_lidar(tmp_path, bending, listed):
-    write_segment(tmp_path / "training", bending, listed)
+@pytest.mark.parametrize(
+    ("bending", "listed", "readout"), [(BENDING, False, 2), (dict.fromkeys(BENDING, 0.0), True, 1), (BENDING, True, 4), (BENDING, False, 5)]
+)
+def test_plane_comes_back_from_both_kinds_of_lidar(tmp_path, bending, listed, readout):
+    write_segment(tmp_path / "training", bending, listed, readout)
     source = pickle.loads(pickle.dumps(Waymo(tmp_path, cameras="front")))
     first, second = source.items()
     json.dumps(first.payload)
     assert first.key == f"{SEGMENT}/front/{TIME}" and second.payload["time"] == TIME + 100_000
     (sample,) = source.read(first)
+    stored = members_to_sample(sample.meta.key, sample_to_members(sample))
+    np.testing.assert_allclose(stored.depth, sample.depth, rtol=1e-4)
     width, height = sample.meta.image_size
     assert sample.depth.shape == (height, width) and sample.meta.group == SEGMENT and sample.meta.metric
+    camera = sample.meta.camera
     if not any(bending.values()):
         assert (width, height) == SIZE
-        camera = sample.meta.camera
         assert (camera.fx, camera.fy, camera.cx, camera.cy) == CAMERA  # Waymo counts pixels as we do
-    expected = expected_depth(sample.meta.camera, width, height)
+    expected = expected_depth(camera, width, height, readout)
     measured = np.isfinite(sample.depth)
     assert measured.mean() > 0.3
     # A beam may meet the plane half a pixel off the pixel's centre, where the plane is up to half a per cent nearer or further.
-    assert np.abs(sample.depth[measured] / expected[measured] - 1).max() < 0.006
+    assert np.abs(sample.depth[measured] / expected[measured] - 1).max() < 0.007
+    other_way = expected_depth(camera, width, height, {2: 4, 4: 2, 1: 5, 5: 2}[readout])
+    assert np.abs(sample.depth[measured] / other_way[measured] - 1).max() > 0.05
 
 
 def test_every_lidar_and_every_pose_counts(tmp_path):
@@ -197,6 +228,14 @@ def test_bad_input(tmp_path):
         with pytest.raises(RejectedSample, match=rf"{component}/.*: the file is missing"):
             source.read(item)
         path.write_bytes(data)
+    images = tmp_path / "camera_image" / f"{SEGMENT}.parquet"
+    table, column = parquet.read_table(images), "[CameraImageComponent].pose_timestamp"
+    for value, message in [(None, "velocity or shutter times are missing"), (0.0, "do not fit together")]:
+        late = pyarrow.array([value] * len(table), pyarrow.float64())
+        parquet.write_table(table.set_column(table.column_names.index(column), column, late), images)
+        with pytest.raises(RejectedSample, match=message):
+            source.read(item)
+    parquet.write_table(table, images)
     rows = parquet.read_table(tmp_path / "lidar_pose" / f"{SEGMENT}.parquet").slice(0, 0)
     parquet.write_table(rows, tmp_path / "lidar_pose" / f"{SEGMENT}.parquet")
     with pytest.raises(RejectedSample, match="lidar 1 has no calibration, or the poses of its pixels are missing"):
