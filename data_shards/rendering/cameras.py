@@ -60,7 +60,7 @@ def place_camera(width: int, height: int, intrinsics: Camera, pose: CameraPose) 
 
 
 def random_camera(rng: np.random.Generator, scene: Scene, size: tuple[int, int] | None, cameras: str = "any") -> PlacedCamera:
-    """A camera of random focal length, principal point and pose; ``size`` (width, height), or one of ``SIZES``; ``cameras`` of ``CAMERAS``."""
+    """A camera of random focal length, principal point and pose, of ``CAMERAS``' family; ``size`` (width, height), or one of ``SIZES``."""
     width, height = size or SIZES[int(rng.integers(len(SIZES)))]
     if cameras == "handheld":
         return _handheld_camera(rng, scene, width, height)
