@@ -105,6 +105,7 @@ def bare_frames(request: BuildRequest) -> Iterator[dict[str, bytes]]:
         record = json.loads(record_path.read_bytes())
         image = (request.input_path / f"{stem}.rgb.jpg").read_bytes()
         codes = cv2.imread(str(request.input_path / f"{stem}.depth.png"), cv2.IMREAD_UNCHANGED)
+        assert codes is not None
         depth = (codes.astype(np.float64) / record["depth_scale"]).astype(np.float32)
         depth[codes == 0] = np.nan
         data, encoding = encode_depth(depth, "linear16", step_m=1 / record["depth_scale"])
