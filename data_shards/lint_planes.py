@@ -18,6 +18,7 @@ from data_shards.schema import Camera, DepthType
 DENSE_SHARE = 0.3  # measured pixels from which cells are formed; below (lidar) every point speaks for itself
 CELLS_ACROSS = 48  # cells along the longer side; averaging over a cell removes most sensor noise and keeps 1/z affine
 MOST_POINTS, FEWEST_POINTS = 2500, 200
+JUDGES = 500  # points that choose among the trial planes; all of them are counted on the best
 TRIALS = 500  # a plane that holds 20 % of the points is hit by one of 500 triples with probability 0.98
 ON_PLANE = 0.005  # relative distance in 1/z: twice a sensor's noise after averaging, a quarter of the bend at 20 degrees off axis
 # A reading wins if its largest plane holds this share of the points and so many times more than under the other reading. On 322
@@ -92,13 +93,14 @@ def largest_plane(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> np.ndarr
     if triples.size == 0:
         return np.full(3, np.nan)
     planes = np.linalg.solve(design[triples], inverse[triples][..., None])[..., 0]
-    near = np.abs(design @ planes.T - inverse[:, None]) < ON_PLANE * inverse[:, None]  # (N, T)
-    number = int(near.sum(axis=0).argmax())
-    plane, best = planes[number], near[:, number]
+    judges = np.random.default_rng(1).permutation(x.size)[:JUDGES]
+    near = np.abs(design[judges] @ planes.T - inverse[judges, None]) < ON_PLANE * inverse[judges, None]  # (JUDGES, T)
+    plane = planes[int(near.sum(axis=0).argmax())]
+    best = on_plane(plane, x, y, inverse)
     for _ in range(3):  # the plane through all of them holds a few more
         refined = np.linalg.lstsq(design[best], inverse[best], rcond=None)[0]
         again = on_plane(refined, x, y, inverse)
-        if again.sum() <= best.sum():
+        if np.count_nonzero(again) <= np.count_nonzero(best):
             break
         plane, best = refined, again
     return plane

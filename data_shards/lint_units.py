@@ -33,6 +33,7 @@ ENOUGH_HEIGHTS = 3
 # A sample against its source: it must lie a factor of 3 outside the bulk (10th to 90th percentile) of at least ten, come back
 # into the bulk (within a factor of 1.5) when a power of ten is taken out, and its floor, if seen, must be off by the same power.
 ENOUGH_OTHERS, BULK = 10, (0.1, 0.9)
+POSSIBLE_LOGARITHMS = math.log10(POSSIBLE_HEIGHT_M[0]), math.log10(POSSIBLE_HEIGHT_M[1])
 OUTSIDE_BULK, INSIDE_BULK, SAME_POWER, POWERS = math.log10(3), math.log10(1.5), 0.4, (-3, -2, -1, 1, 2, 3)
 UNITS = {1000.0: "millimetres", 100.0: "centimetres", 10.0: "a tenth of the declared unit", 0.1: "ten times the declared unit"}
 UNITS |= {0.01: "a hundred times the declared unit", 0.001: "kilometres, or metres divided by 1000 once more"}
@@ -102,6 +103,7 @@ def judge_samples(scales: list[Scale]) -> dict[int, Remark]:
     found = {}
     for number, values in enumerate(zip(medians, heights)):
         outside = [not _inside(value, bulk, OUTSIDE_BULK) for value, bulk in zip(values, limits)]
+        outside[1] = outside[1] and not _inside(values[1], POSSIBLE_LOGARITHMS, 0)  # it may be a table that was taken for the floor
         if not any(outside):
             continue
         tolerances = [INSIDE_BULK if is_outside else SAME_POWER for is_outside in outside]

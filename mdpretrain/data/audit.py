@@ -9,6 +9,7 @@ of every checkpoint. Without a ledger the hashes are compared with the plan's ow
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -149,7 +150,7 @@ class _Chunk:
     def hash(self) -> tuple[int, int]:
         return delivery_hash(np.arange(self.first, self.first + len(self.keys)), self.digests)
 
-    def write(self, names: Sequence[str], write_key: KeyWriter) -> None:
+    def write(self, names: Mapping[int, str], write_key: KeyWriter) -> None:
         for place, (row, key) in enumerate(zip(self.rows, self.keys)):
             write_key(self.first + place, names[row], key)
 
@@ -162,7 +163,8 @@ class _SessionReading:
         self.legs = legs
         self.planned = planned
         self.report = report
-        self.names: list[str] = session.plan["names"]
+        names: list[str] = session.plan["names"]
+        self.names = collections.defaultdict(lambda: "no source", enumerate(names))  # a damaged line may name any row
         self.world_size = int(session.plan["world_size"])
 
     def chunks(self, marks: Iterable[int]) -> Iterator[_Chunk]:

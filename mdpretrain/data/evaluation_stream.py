@@ -22,7 +22,7 @@ from data_shards.storage.address import ShardPath, is_remote
 from data_shards.storage.storage import Storage, default_storage
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
-from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog
+from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog, unreachable
 from mdpretrain.data.fetch_ahead import FetchAhead
 from mdpretrain.data.patience import next_in_time
 from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
@@ -179,8 +179,7 @@ class _EvaluationBatches(Dataset):
         try:
             sample = folder.sample(item[1])
         except OSError as error:
-            name = self.names[item[0]]
-            raise FatalSourceError(f"source {name!r}: {folder.path} cannot be read any more ({error}); is it still mounted?") from error
+            raise unreachable(self.names[item[0]], folder.path, error) from error
         return self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key))
 
     def _filler(self, items: list[tuple[int, int]]) -> Row:

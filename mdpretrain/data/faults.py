@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data_shards.mixture import MixtureSource
+from data_shards.storage.address import ShardPath, is_remote
 
 logger = logging.getLogger(__name__)
 # The rate is judged from this many draws of a source on; before, one unlucky draw would be a high rate.
@@ -25,6 +26,12 @@ JUDGE_EVERY_STEPS = 50
 
 class FatalSourceError(Exception):
     """No sample of a source can be had any more; the message is for the user."""
+
+
+def unreachable(source: str, path: ShardPath | str, error: OSError) -> FatalSourceError:
+    """The storage of a source failed, which is no matter of one sample."""
+    question = "is it still there" if is_remote(path) else "is it still mounted"
+    return FatalSourceError(f"source {source!r}: {path} cannot be read any more ({error}); {question}?")
 
 
 @dataclasses.dataclass(frozen=True)

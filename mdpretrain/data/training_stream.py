@@ -22,7 +22,7 @@ from data_shards.schema import Sample
 from data_shards.storage.options import StorageOptions
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
-from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceError, FaultBudget, judge
+from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceError, FaultBudget, judge, unreachable
 from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
 from mdpretrain.data.patience import POLL_S, Watched, next_in_time
@@ -157,7 +157,7 @@ class TrainingBatches(Dataset):
                 delivery.rows.append(source)
                 return row
             except OSError as error:
-                raise FatalSourceError(f"source {name!r}: {reader.path} cannot be read any more ({error}); is it still mounted?") from error
+                raise unreachable(name, reader.path, error) from error
             except ValueError as error:
                 delivery.bad_samples.append(BadSample(position, attempt, name, *reader.where(index), str(error)))
         raise FatalSourceError(

@@ -126,6 +126,7 @@ def rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
         (lambda lines: lines[:4] + lines[3:], "position 12 comes after a repetition: step 3 follows again where step 4 should"),
         (lambda lines: lines[:-1], "position 24 is lost: steps 8 were in no ledger|position 24 is lost: the ledger ends at step 8"),
         (lambda lines: [line.replace("one/0001", "one/0002") for line in lines], "was substituted: the order says one:one/0001"),
+        (lambda lines: [*lines[:3], lines[3].replace(" 0:", " 7:").replace(" 1:", " 7:"), *lines[4:]], "was given no source:"),
         (lambda lines: [*lines[:3], lines[3].rsplit(" ", 1)[0], *lines[4:]], "position 9 is lost: positions 9 to 10 were delivered"),
     ],
 )

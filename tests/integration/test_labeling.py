@@ -9,12 +9,16 @@ import pathlib
 
 import numpy as np
 import pytest
+from storage_servers import nginx
 
 import tests.training_parts as parts
 from data_shards.codecs import encode_png
 from data_shards.index import IndexedShard, list_shards
 from data_shards.samples import members_to_sample
 from data_shards.schema import Camera, DepthType, LabelKind, Sample, SampleMeta
+from data_shards.shard_table import write_table
+from data_shards.storage.address import shard_path
+from data_shards.storage.storage import default_storage
 from data_shards.writer import write_shard
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.labeling.labeler import Labeler, LabelRequest
@@ -93,6 +97,19 @@ def test_label_is_the_teachers_depth_whatever_it_was_batched_with(shards: pathli
     for key in one:
         finite = np.isfinite(one[key].depth)
         np.testing.assert_allclose(one[key].depth[finite], four[key].depth[finite], rtol=5e-4)  # the codec's step is 2e-4
+
+
+def test_remote_shards_get_the_labels_of_local_ones(shards: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    default_storage.cache_clear()
+    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "local", quiet=True)
+    write_table(shards)
+    with nginx(shards, tmp_path / "nginx") as server:
+        (shards / "dataset.json").write_text('{"source": "shards"}')  # else a folder is called by its own name
+        Labeler(student(), REQUEST).label_folder(shard_path(server.address), tmp_path / "remote", quiet=True)
+    default_storage.cache_clear()
+    assert digests(tmp_path / "remote") == digests(tmp_path / "local")
+    assert (tmp_path / "remote" / "shards.json").is_file()
 
 
 def test_interrupted_labelling_continues_to_the_same_bytes(
