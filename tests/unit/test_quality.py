@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -15,6 +16,7 @@ from data_shards.cli import main
 from data_shards.index import load_index
 from data_shards.mixture import MixtureSource, select
 from data_shards.quality import continuity_score, distribution_score, quality_scores, ranks
+from data_shards.shard_table import TABLE_FILE, write_table
 from data_shards.stats import FIGURES, RANKED, rank_name
 from data_shards.writer import write_shard
 
@@ -141,10 +143,13 @@ def test_writing_again_keeps_other_figures_and_needs_every_sample(tmp_path, caps
     record = json.loads(path.read_text())
     record["entries"][1]["figures"] = {"sharpness": 3.5, "quality": -1.0}
     path.write_text(json.dumps(record))
+    write_table(tmp_path)
     assert main(["stats", str(tmp_path), "--quiet", "--write-index"]) == 0
     first = path.read_bytes()
     figures = load_index(tmp_path / "a.tar").entries[1].figures
     assert figures["sharpness"] == 3.5 and 0 < figures["quality"] < 1
+    (row,) = json.loads((tmp_path / TABLE_FILE).read_text())["shards"]
+    assert row["index_sha256"] == hashlib.sha256(first).hexdigest()  # the folder's table follows its indexes
     assert main(["stats", str(tmp_path), "--quiet", "--write-index"]) == 0 and path.read_bytes() == first
     capsys.readouterr()
     assert main(["stats", str(tmp_path), "--quiet", "--write-index", "--max-samples", "2"]) == 2
