@@ -10,7 +10,7 @@ set -euo pipefail
 
 DATA=${DATA:-}
 if [ -n "$DATA" ]; then RUN=${RUN:-runs/demo_$(basename "$DATA")}; else RUN=${RUN:-runs/demo}; fi
-SCENES=${SCENES:-800}             # rendered training scenes, three views each
+SCENES=${SCENES:-640}             # rendered training scenes, three views each
 HELD_OUT_SCENES=${HELD_OUT_SCENES:-32}
 PROMPT=${PROMPT:-"150 300"}       # points of a sparse prompt
 WORKERS=${WORKERS:-2}

@@ -29,7 +29,7 @@ SMALLER = {
     "python benchmarks/loader.py": "--samples 4 --rounds 1 --batch-size 2",
     "python benchmarks/prompt_preparation.py": "--quick",
     "python benchmarks/train_step.py": "--rounds 1 --steps 1 --batch 2 --size 48 64",
-    "python benchmarks/depth_codecs.py": "--samples 2",
+    "python benchmarks/codec.py": "--samples 2 --rounds 1",
 }
 
 
