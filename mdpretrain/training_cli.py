@@ -144,7 +144,6 @@ class TrainingCLI(LightningCLI):
             self.datamodule.write_ledger(self.run_dir / LEDGER_FOLDER)
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
-        self._leave_cores_to_the_loader()
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """The recipe's trainer with the run's loggers and callbacks."""
@@ -155,15 +154,6 @@ class TrainingCLI(LightningCLI):
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)
-
-    def _leave_cores_to_the_loader(self) -> None:
-        """On a CPU, torch takes the cores that this node's processes and their loader workers leave; OMP_NUM_THREADS overrules.
-
-        More threads than free cores wait for each other: the demo's student took 105 samples/s with two threads beside its worker.
-        """
-        if self.trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            cores = len(os.sched_getaffinity(0)) // max(1, self.trainer.num_devices)
-            torch.set_num_threads(max(1, cores - self.datamodule.num_workers))
 
     @property
     def run_dir(self) -> pathlib.Path:
