@@ -29,7 +29,7 @@ from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.phone_lidar import attach_lidar, believe, check_least_confidence, read_confidence
 from data_shards.sources.raw_arrays import read_matrix
 from data_shards.sources.raw_depth import depth_from_codes, opencv_camera
-from data_shards.sources.raw_files import ColourImage, find_below, read_codes
+from data_shards.sources.raw_files import ColourImage, check_every, find_below, read_codes
 from data_shards.sources.record import SourceRecord, TrustTier
 from data_shards.sources.tum import associate
 
@@ -74,8 +74,7 @@ class ArkitScenes(FrameFiles):
         check_least_confidence(self.min_confidence)
         if self.depth not in FOLDERS:
             raise ValueError(f"option depth={self.depth!r}: one of {', '.join(map(repr, FOLDERS))}")
-        if self.every < 1:
-            raise ValueError(f"option every={self.every}: take each n-th frame, 1 or more")
+        check_every(self.every)
 
     def _frames(self, root: Path) -> Iterable[SourceItem]:
         visits = read_visits(root)

@@ -24,10 +24,9 @@ from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.colmap_model import LIBRARIES, Lens, find_model, read_lenses
 from data_shards.sources.raw_arrays import positive_or_nan
 from data_shards.sources.raw_containers import require_libraries
-from data_shards.sources.raw_depth import make_sample
 from data_shards.sources.raw_files import clean_key, find_below, read_bytes, read_colour, require_folder, require_unique
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.undistortion import pinhole_target, undistort_colour, undistort_map
+from data_shards.sources.undistortion import undistorted_sample
 
 KINDS = ("geometric", "photometric")
 
@@ -106,13 +105,13 @@ class Colmap:
         colour = read_colour(image_path)
         lens.check_size(image_path, colour.width, colour.height)
         depth = positive_or_nan(read_dense_array(depth_path).astype(np.float64) * (self.metres_per_unit or 1.0))
-        sample = make_sample(
+        sample = undistorted_sample(
             item.key,
             self.name,
-            undistort_colour(colour, lens),
-            undistort_map(depth, lens),
+            colour,
+            depth,
             depth_path,
-            camera=pinhole_target(lens)[0],
+            lens,
             group=payload["group"],
             sensor=self.sensor,
             licence=self.licence,

@@ -23,10 +23,9 @@ from data_shards.sources.base import RejectedSample, SourceItem
 from data_shards.sources.colmap_model import LIBRARIES, Lens, read_lenses
 from data_shards.sources.raw_arrays import positive_or_nan
 from data_shards.sources.raw_containers import require_libraries
-from data_shards.sources.raw_depth import make_sample
 from data_shards.sources.raw_files import clean_key, find_below, read_bytes, read_colour, require_folder, require_unique
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.undistortion import pinhole_target, undistort_colour, undistort_map
+from data_shards.sources.undistortion import undistorted_sample
 
 CALIBRATION = "dslr_calibration_jpg"
 NOT_IN_THE_SCANS = 1
@@ -87,13 +86,13 @@ class Eth3d:
         mask_path = (scene / "masks_for_images" / image).with_suffix(".png")
         if mask_path.exists():
             depth[read_mask_codes(mask_path, depth.shape) == NOT_IN_THE_SCANS] = np.nan
-        sample = make_sample(
+        sample = undistorted_sample(
             item.key,
             self.name,
-            undistort_colour(colour, lens),
-            undistort_map(depth, lens),
+            colour,
+            depth,
             depth_path,
-            camera=pinhole_target(lens)[0],
+            lens,
             group=payload["group"],
             sensor=self.sensor,
             licence=self.licence,

@@ -218,3 +218,9 @@ def _check_png(data: bytes, path: Path) -> None:
             return
         position = end
     raise RejectedSample(f"{path}: truncated png ({len(data)} bytes); fetch it again")
+
+
+def check_every(every: int) -> None:
+    """ValueError unless the option ``every`` (take each n-th frame of a recording) is at least 1."""
+    if every < 1:
+        raise ValueError(f"option every={every}: take each n-th frame, 1 or more")

@@ -29,7 +29,16 @@ from data_shards.sources.phone_lidar import PROMPT_IS_DEPTH, attach_lidar, belie
 from data_shards.sources.raw_arrays import positive_or_nan
 from data_shards.sources.raw_containers import read_exr, require_libraries
 from data_shards.sources.raw_depth import make_sample, opencv_camera
-from data_shards.sources.raw_files import ColourImage, check_colour, clean_key, find_below, read_colour, require_folder, require_unique
+from data_shards.sources.raw_files import (
+    ColourImage,
+    check_colour,
+    check_every,
+    clean_key,
+    find_below,
+    read_colour,
+    require_folder,
+    require_unique,
+)
 from data_shards.sources.record import SourceRecord, TrustTier
 
 EXPORT = "metadata.json"
@@ -71,8 +80,7 @@ class Record3d:
         self.input_path = Path(self.input_path)
         require_libraries(self.name, ("lzfse",))
         check_least_confidence(self.min_confidence)
-        if self.every < 1:
-            raise ValueError(f"option every={self.every}: take each n-th frame, 1 or more")
+        check_every(self.every)
 
     def items(self) -> list[SourceItem]:
         """One item per frame; its camera travels in the payload, so that reading it opens no metadata."""

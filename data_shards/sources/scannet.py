@@ -25,7 +25,7 @@ from data_shards.sources.frame_files import FrameFiles
 from data_shards.sources.paired_depth import pair_by_name
 from data_shards.sources.raw_arrays import read_matrix
 from data_shards.sources.raw_depth import depth_from_codes, opencv_camera
-from data_shards.sources.raw_files import ColourImage, find_below, read_codes
+from data_shards.sources.raw_files import ColourImage, check_every, find_below, read_codes
 from data_shards.sources.record import SourceRecord, TrustTier
 from data_shards.sources.registration import resample_depth
 
@@ -64,8 +64,7 @@ class ScanNet(FrameFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.every < 1:
-            raise ValueError(f"option every={self.every}: take each n-th frame, 1 or more")
+        check_every(self.every)
 
     def _frames(self, root: Path) -> Iterable[SourceItem]:
         for folder in [path.parent for path in find_below(root, "depth", 2)]:

@@ -22,10 +22,10 @@ from data_shards.sources.base import SourceItem
 from data_shards.sources.colmap_model import LIBRARIES, Lens, find_model, read_lenses
 from data_shards.sources.phone_lidar import attach_lidar
 from data_shards.sources.raw_containers import require_libraries
-from data_shards.sources.raw_depth import depth_from_codes, make_sample
+from data_shards.sources.raw_depth import depth_from_codes
 from data_shards.sources.raw_files import clean_key, find_below, read_codes, read_colour, require_folder, require_unique
 from data_shards.sources.record import SourceRecord, TrustTier
-from data_shards.sources.undistortion import pinhole_target, undistort_colour, undistort_map
+from data_shards.sources.undistortion import undistort_map, undistorted_sample
 
 COLOUR_FOLDERS = {"iphone": "rgb", "dslr": "resized_images"}
 DEPTH_FOLDERS = {"laser": "render_depth", "lidar": "depth"}
@@ -92,13 +92,13 @@ class ScanNetPp:
         lens.check_size(image_path, colour.width, colour.height)
         map_name = Path(payload["image"]).with_suffix(".png").name
         depth_path = device / DEPTH_FOLDERS[self.depth] / map_name
-        sample = make_sample(
+        sample = undistorted_sample(
             item.key,
             self.name,
-            undistort_colour(colour, lens),
-            undistort_map(depth_from_codes(read_codes(depth_path), 1000.0), lens),
+            colour,
+            depth_from_codes(read_codes(depth_path), 1000.0),
             depth_path,
-            camera=pinhole_target(lens)[0],
+            lens,
             group=payload["group"],
             sensor=f"{self.device}_{self.depth}",
             licence=self.licence,

@@ -24,7 +24,7 @@ from data_shards.sources.phone_lidar import PROMPT_IS_DEPTH, attach_lidar, belie
 from data_shards.sources.raw_arrays import read_matrix, read_npy
 from data_shards.sources.raw_containers import require_libraries
 from data_shards.sources.raw_depth import depth_from_codes, make_sample, opencv_camera
-from data_shards.sources.raw_files import clean_key, encode_colour, find_below, read_codes, require_folder, require_unique
+from data_shards.sources.raw_files import check_every, clean_key, encode_colour, find_below, read_codes, require_folder, require_unique
 from data_shards.sources.record import SourceRecord, TrustTier
 from data_shards.sources.video import LIBRARIES, open_video
 
@@ -67,8 +67,7 @@ class StrayScanner:
         self.input_path = Path(self.input_path)
         require_libraries(self.name, LIBRARIES)
         check_least_confidence(self.min_confidence)
-        if self.every < 1:
-            raise ValueError(f"option every={self.every}: take each n-th frame, 1 or more")
+        check_every(self.every)
 
     def items(self) -> list[SourceItem]:
         """One item per chosen depth map."""

@@ -9,15 +9,24 @@ blank pixels.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from data_shards.schema import Camera
+from data_shards.schema import Camera, Sample
 from data_shards.sources.colmap_model import Lens, pinhole
+from data_shards.sources.raw_depth import make_sample
 from data_shards.sources.raw_files import ColourImage, encode_colour
 
 ROWS_AT_ONCE = 256
+
+
+def undistorted_sample(key: str, source: str, colour: ColourImage, depth: np.ndarray, depth_path: Path, lens: Lens, **facts: Any) -> Sample:
+    """``make_sample`` of a bent image and its depth map as the pinhole camera in their place sees them; ``facts`` are its keywords."""
+    camera = pinhole_target(lens)[0]
+    return make_sample(key, source, undistort_colour(colour, lens), undistort_map(depth, lens), depth_path, camera=camera, **facts)
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,9 +1,8 @@
 """Making a raw map a positive canonical inverse depth C = f_px / (W * depth).
 
 The last layer's bias starts at a constant: C = 0.3, a typical scene (f_px = W at 3.3 m; a 53 degree view), so that the first
-steps move depth and not the output's scale. Its weights stay as torch draws them: drawn smaller (a standard deviation of 0.01)
-they starve everything below of gradient, and a network from scratch learns the mean scene for its first ten thousand samples
-(docs/measurements.md).
+steps move depth and not the output's scale. Its weights stay as torch draws them: much smaller ones
+starve everything below of gradient, and a network from scratch learns the mean scene first (docs/measurements.md).
 """
 
 from __future__ import annotations
