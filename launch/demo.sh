@@ -10,16 +10,22 @@ set -euo pipefail
 
 DATA=${DATA:-}
 if [ -n "$DATA" ]; then RUN=${RUN:-runs/demo_$(basename "$DATA")}; else RUN=${RUN:-runs/demo}; fi
-SCENES=${SCENES:-640}             # rendered training scenes, three views each
+SCENES=${SCENES:-1280}            # rendered training scenes, three views each
 HELD_OUT_SCENES=${HELD_OUT_SCENES:-32}
-PROMPT=${PROMPT:-"150 300"}       # points of a sparse prompt
+PROMPT=${PROMPT:-"120 240"}       # points of a sparse prompt: 1 to 2 % of the pixels
 WORKERS=${WORKERS:-2}
 FIT_OPTIONS=${FIT_OPTIONS:-}      # further options of every fit, e.g. "--trainer.max_steps 20"
-# bfloat16 where the processor computes in it (AMX, or a GPU): twice as fast here, and slower where it must be emulated.
-if [ -z "${PRECISION:-}" ]; then
-    if grep -qs amx_bf16 /proc/cpuinfo || nvidia-smi -L >/dev/null 2>&1; then PRECISION=bf16-mixed; else PRECISION=32-true; fi
+if nvidia-smi -L >/dev/null 2>&1; then
+    MACHINE_OPTIONS="--trainer.precision bf16-mixed"
+else
+    # Two processes of one thread each, which also read their own data: a step is hundreds of short operations, and two threads that
+    # wait for each other in every one of them stand still whenever a third task, such as a data worker, takes one of the cores.
+    export OMP_NUM_THREADS=1
+    MACHINE_OPTIONS="--config recipes/engine/ddp.yaml --trainer.accelerator cpu --trainer.devices ${PROCESSES:-2} --data.num_workers 0"
+    # bfloat16 where the processor computes in it: faster by half and more, and slower where it must be emulated.
+    if grep -qsE 'amx_bf16|avx512_bf16' /proc/cpuinfo; then MACHINE_OPTIONS="$MACHINE_OPTIONS --trainer.precision bf16-mixed"; fi
 fi
-FIT_OPTIONS="--trainer.precision $PRECISION $FIT_OPTIONS"
+FIT_OPTIONS="$MACHINE_OPTIONS $FIT_OPTIONS"
 STARTED=$SECONDS
 say() { printf '\n== %s (%d:%02d since the start)\n' "$1" $(((SECONDS - STARTED) / 60)) $(((SECONDS - STARTED) % 60)); }
 fail() { echo "demo: $1" >&2; exit 2; }
@@ -28,9 +34,9 @@ fail() { echo "demo: $1" >&2; exit 2; }
 say "1/7 shards"
 if [ -z "$DATA" ]; then
     data-shards build rendered --output "$RUN/shards/train" --workers "$WORKERS" \
-        --set scenes="$SCENES" --set views=3 --set width=192 --set height=144 --set cameras=handheld --set quality=0
+        --set scenes="$SCENES" --set views=3 --set width=128 --set height=96 --set cameras=handheld --set quality=0
     data-shards build rendered --output "$RUN/shards/val" --workers "$WORKERS" \
-        --set scenes="$HELD_OUT_SCENES" --set first_scene=300000 --set views=3 --set width=192 --set height=144 --set cameras=handheld --set quality=0
+        --set scenes="$HELD_OUT_SCENES" --set first_scene=300000 --set views=3 --set width=128 --set height=96 --set cameras=handheld --set quality=0
 else
     [ -d "$DATA" ] || fail "DATA=$DATA is not a folder; name one whose sub-folders are sources in the simple layout (docs/sources.md)"
     if [ -z "${HELD_OUT:-}" ]; then
@@ -68,7 +74,7 @@ mdpretrain fit --config recipes/debug/teacher.yaml --run_dir "$RUN/teacher" --re
 say "5/7 pseudo-labels"
 # shellcheck disable=SC2086
 mdpretrain label --checkpoint "$RUN/teacher" --shards "$RUN/shards/train" --output "$RUN/pseudo" \
-    --prompt-count $PROMPT --long-side 192 --multiple 16
+    --prompt-count $PROMPT --long-side 128 --multiple 16
 
 # 6. The student: metric depth from the image alone, learned from the labels.
 say "6/7 student"
@@ -80,6 +86,6 @@ mdpretrain fit --config recipes/debug/student.yaml --run_dir "$RUN/student" --re
 say "7/7 evaluation"
 # shellcheck disable=SC2086
 mdpretrain evaluate --teacher "$RUN/teacher" --student "$RUN/student" --shards "$RUN/shards/val" --training-shards "$RUN/shards/train" \
-    --image-size 144 192 --prompt-count $PROMPT --run "prior=$RUN/prior" "teacher=$RUN/teacher" "student=$RUN/student" --output "$RUN/report"
+    --image-size 96 128 --prompt-count $PROMPT --run "prior=$RUN/prior" "teacher=$RUN/teacher" "student=$RUN/student" --output "$RUN/report"
 say "done"
 echo "open $RUN/report/index.html"
