@@ -149,8 +149,9 @@ class SamplePipeline:
         depth = self._z_depth(sample, sample.depth, options)
         rng = random_generator(AUGMENTATION, self.seed, position)
         view, seen = self._choose_view(sample, depth, options.crop, rng)
-        infinite = np.isposinf(seen)
-        sky = infinite if sample.sky is None else infinite | sample_nearest(sample.sky, view, size)
+        sky = seen == np.inf
+        if sample.sky is not None:
+            sky |= sample_nearest(sample.sky, view, size)
         valid = np.isfinite(seen) & ~sky
         if not valid.any():
             raise ValueError(f"{meta.key}: no measured depth in view; check the depth map and the source's depth limits")
