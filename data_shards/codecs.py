@@ -101,6 +101,11 @@ def decode_depth(data: bytes, params: dict[str, Any]) -> np.ndarray:
         raise ValueError(f"depth parameters {params} lack a field or have a wrong one ({error!r})") from error
 
 
+def depth_of_codes(codes: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    """The float32 depth map of uint16 codes (height, width) that another reader has decoded; ``params`` as of ``encode_depth``."""
+    return look_up(_decoding_table(params), codes)
+
+
 def log16_error_bound(near_m: float, far_m: float) -> float:
     """Largest relative error of ``log16`` between ``near_m`` and ``far_m``: half a code in log depth."""
     return (far_m / near_m) ** (1 / (2 * (LARGEST_CODE - 1))) - 1
@@ -189,8 +194,16 @@ def _linear16_table(step_m: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _log16_table(near_m: float, far_m: float) -> np.ndarray:
-    exponent = (np.arange(LARGEST_CODE + 2, dtype=np.float64) - 1) / (LARGEST_CODE - 1)
-    return _finished_table(near_m * np.exp(exponent * math.log(far_m / near_m)))
+    # Maps have ranges of their own, so the table is made for nearly every map: in place.
+    depth = _share_of_log_range() * math.log(far_m / near_m)
+    np.exp(depth, out=depth)
+    depth *= near_m
+    return _finished_table(depth)
+
+
+@functools.lru_cache(maxsize=1)
+def _share_of_log_range() -> np.ndarray:
+    return (np.arange(LARGEST_CODE + 2, dtype=np.float64) - 1) / (LARGEST_CODE - 1)
 
 
 def _finished_table(depth_of_code: np.ndarray) -> np.ndarray:
@@ -205,6 +218,15 @@ def encode_png(array: np.ndarray) -> bytes:
     good, data = cv2.imencode(".png", array)
     if not good:
         raise ValueError(f"cannot write a {array.dtype} array of shape {array.shape} as PNG")
+    return data.tobytes()
+
+
+def encode_mask_png(mask: np.ndarray) -> bytes:
+    """PNG with one bit a pixel of a boolean map (height, width), read as 0 and 255; decodes in a quarter of the time of one with 8 bits."""
+    options = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    good, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, options)
+    if not good:
+        raise ValueError(f"cannot write a mask of shape {mask.shape} as PNG")
     return data.tobytes()
 
 

@@ -69,7 +69,7 @@ def sample_to_members(sample: Sample, container: str = "pco", quantisation: str 
                 depth, container, quantisation, declared, f"{sample.meta.key}: {name}"
             )
     if sample.sky is not None:
-        members["sky.png"] = codecs.encode_png(sample.sky.astype(np.uint8) * 255)
+        members["sky.png"] = codecs.encode_mask_png(sample.sky)
     if sample.confidence is not None:
         members["confidence.png"] = codecs.encode_png(np.rint(sample.confidence * 255).astype(np.uint8))
     meta = dataclasses.replace(sample.meta, encodings=encodings)

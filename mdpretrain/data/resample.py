@@ -45,7 +45,7 @@ def sample_depth(depth: np.ndarray, view: View, image_size: tuple[int, int]) -> 
         difference = smooth - nearest
         agrees = np.abs(difference, out=difference) <= SMOOTH_WITHIN * nearest  # false where either is NaN
     agrees &= nearest < np.inf
-    return np.where(agrees, smooth, nearest)
+    return cv2.copyTo(smooth, agrees.view(np.uint8), nearest)
 
 
 def sample_nearest(values: np.ndarray, view: View, image_size: tuple[int, int]) -> np.ndarray:
@@ -64,7 +64,13 @@ def ray_to_z(depth_ray: np.ndarray, camera: Camera, image_size: tuple[int, int])
 
 
 def read_colour(sample: Sample, view: View) -> np.ndarray:
-    """The view of the colour image, uint8 RGB ``(out_height, out_width, 3)``.
+    """The view of the colour image, uint8 RGB ``(out_height, out_width, 3)``; raises like ``decode_colour``."""
+    image, factor = decode_colour(sample, view)
+    return resize_box(image, view, factor)
+
+
+def decode_colour(sample: Sample, view: View) -> tuple[np.ndarray, int]:
+    """The whole colour image, uint8 RGB, and by how much it was decoded smaller.
 
     A jpg that will shrink to half or less is decoded at 1/2, 1/4 or 1/8: libjpeg computes those sizes from fewer DCT
     coefficients, a good low pass and about twice as fast.
@@ -85,7 +91,7 @@ def read_colour(sample: Sample, view: View) -> np.ndarray:
     if image.shape[:2] != expected:
         size = "x".join(map(str, sample.meta.image_size))
         raise ValueError(f"{sample.meta.key}: the image decodes to {image.shape[1]}x{image.shape[0]} at 1/{factor}, its meta says {size}")
-    return _resize_box(image, view, factor)
+    return image, factor
 
 
 def decoding_factor(sample: Sample, view: View) -> int:
@@ -95,7 +101,8 @@ def decoding_factor(sample: Sample, view: View) -> int:
     return factor if sample.image_format == "jpg" and all(edge % factor == 0 for edge in edges) else 1
 
 
-def _resize_box(image: np.ndarray, view: View, factor: int) -> np.ndarray:
+def resize_box(image: np.ndarray, view: View, factor: int) -> np.ndarray:
+    """The view of an image that was decoded ``factor`` times smaller."""
     left, top, width, height = view.left // factor, view.top // factor, view.width // factor, view.height // factor
     box = image[top : top + height, left : left + width]
     if width >= view.out_width and height >= view.out_height:

@@ -23,6 +23,7 @@ from data_shards.storage.options import StorageOptions
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
 from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceError, FaultBudget, judge, unreachable
+from mdpretrain.data.freed_memory import keep_freed_memory
 from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
 from mdpretrain.data.patience import POLL_S, Watched, next_in_time
@@ -214,6 +215,8 @@ class TrainingLoader:
 
     def _deliver(self) -> DepthBatch:
         if self._iterator is None:
+            if not self.num_workers:
+                keep_freed_memory()
             steps = _StepsFrom(self.next_step)
             self._iterator = iter(make_loader(self.batches, steps, self.num_workers, self.pin_memory, self._watch))
         step = self.next_step
@@ -266,7 +269,7 @@ def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_
         num_workers=num_workers,
         collate_fn=_pass_on,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_set_worker_up,
         timeout=0 if watch is None else POLL_S,
         generator=torch.Generator(),
     )
@@ -276,7 +279,8 @@ def _pass_on(value: Any) -> Any:
     return value
 
 
-def _one_thread(worker: int) -> None:
+def _set_worker_up(worker: int) -> None:
     """A worker is one core: cv2 and the BLAS under numpy and scipy would start threads for all, and spin on the trainer's cores."""
     cv2.setNumThreads(0)
     threadpool_limits(1)
+    keep_freed_memory()
