@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -136,17 +137,18 @@ class TrainingBatches(Dataset):
         if self.ahead is not None:
             self.ahead.reach(step)
         delivery = Delivery(None, [], [])
-        rows = []
+        rows, positions, size = [], self.share.positions(step), self.pipeline.image_size
+        image = None if size is None else np.empty((len(positions), 3, *size), np.float32)
         try:
-            for position in self.share.positions(step):
-                rows.append(self._row(position, delivery))
+            for number, position in enumerate(positions):
+                rows.append(self._row(position, delivery, None if image is None else image[number]))
         except (FatalSourceError, MixtureExhausted) as error:
             delivery.fatal = str(error)
             return delivery
-        delivery.batch = collate(rows)
+        delivery.batch = collate(rows, image)
         return delivery
 
-    def _row(self, position: int, delivery: Delivery) -> Row:
+    def _row(self, position: int, delivery: Delivery, planes: np.ndarray | None) -> Row:
         """The row at ``position``, or its substitute: the next places of the same pass of the same source, in order."""
         source = self.order(position).source
         name, reader = self.order.names[source], self.readers[source]
@@ -154,7 +156,7 @@ class TrainingBatches(Dataset):
         for attempt in range(attempts):
             index = self.order(position, attempt).index
             try:
-                row = self.pipeline(reader.sample(index), position, self.options[source])
+                row = self.pipeline(reader.sample(index), position, self.options[source], planes=planes)
                 delivery.rows.append(source)
                 return row
             except OSError as error:
