@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from data_shards.bit_png import decode_bits
 from data_shards.depth_streams import compress_codes, decompress_depth, look_up
 from data_shards.schema import check_depth
 
@@ -221,21 +222,14 @@ def encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def encode_mask_png(mask: np.ndarray) -> bytes:
-    """PNG with one bit a pixel of a boolean map (height, width), read as 0 and 255; decodes in a quarter of the time of one with 8 bits."""
-    options = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
-    good, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, options)
-    if not good:
-        raise ValueError(f"cannot write a mask of shape {mask.shape} as PNG")
-    return data.tobytes()
-
-
 def decode_png(data: bytes) -> np.ndarray:
     """The single-channel map (height, width) of a PNG, at its own bit depth.
 
     Raises:
         ValueError: not a PNG, damaged, or with more than one channel.
     """
+    if (bits := decode_bits(data)) is not None:
+        return bits
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if array is None or array.ndim != 2:
         found = "unreadable" if array is None else f"of shape {array.shape}"
