@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         stages, decoders = stage_seconds(what)
     sizes = sorted({"x".join(map(str, sample.meta.image_size)) for sample in samples})
     time_kind = "wall" if arguments.wall else "CPU"
-    print(f"\n{len(samples)} frames of {', '.join(sizes)} to {size[1]}x{size[0]}, batches of {arguments.batch_size}, one core, {time_kind} time")
+    print(f"\n{len(samples)} frames of {', '.join(sizes)} to {size[1]}x{size[0]}, batches of {what.batch_size}, one core, {time_kind} time")
     print_comparison(ours, peers)
     print_stages(ours, stages, decoders)
     return 0
@@ -114,7 +114,8 @@ def read_frames(arguments: argparse.Namespace, work: Path) -> list[Sample]:
         width, height = arguments.frame_size
         scenes = -(-arguments.samples // VIEWS)
         folder = Path("runs/benchmarks") / f"frames_{width}x{height}_{scenes}"
-        build("rendered", [f"--set={name}={value}" for name, value in dict(scenes=scenes, views=VIEWS, width=width, height=height).items()], folder)
+        options = [f"scenes={scenes}", f"views={VIEWS}", f"width={width}", f"height={height}"]
+        build("rendered", [f"--set={option}" for option in options], folder)
     found = [read.sample for read in read_samples([folder], arguments.samples, "loader", quiet=True) if read.sample is not None]
     whole = len(found) // arguments.batch_size * arguments.batch_size
     if whole == 0:

@@ -60,7 +60,10 @@ def main() -> None:
     size = (arguments.image_size[0], arguments.image_size[1])
     pipeline = DecodedPipeline(size, Augmentation(), PromptOptions(PROMPT_POINTS, arguments.interpolate), seed=0)
     epoch = {"webdataset": webdataset_epochs, "litdata": litdata_epochs, "streaming": streaming_epochs}[arguments.peer](
-        read_members(arguments.shards, arguments.batch_size), arguments.work, Transform(pipeline, arguments.batch_size), arguments.batch_size
+        read_members(arguments.shards, arguments.batch_size),
+        arguments.work,
+        Transform(pipeline, arguments.batch_size),
+        arguments.batch_size,
     )
     clock = time.perf_counter if arguments.wall else time.process_time
     batches = batches_of(epoch)

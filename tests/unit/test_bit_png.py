@@ -13,10 +13,15 @@ from data_shards.bit_png import decode_bits, encode_bits
 from data_shards.codecs import decode_png, encode_png
 
 RNG = np.random.default_rng(0)
-MASKS = [np.kron(RNG.random((4, 5)) < 0.5, np.ones((7, 9))).astype(bool)[:height, :width] for height, width in ((28, 45), (1, 1), (5, 8), (3, 33))]
+MASKS = [
+    np.kron(RNG.random((4, 5)) < 0.5, np.ones((7, 9))).astype(bool)[:height, :width]
+    for height, width in ((28, 45), (1, 1), (5, 8), (3, 33))
+]
 
 
-@pytest.mark.parametrize("mask", [*MASKS, np.zeros((9, 17), bool), np.ones((9, 17), bool), RNG.random((480, 640)) < 0.5], ids=lambda m: str(m.shape))
+@pytest.mark.parametrize(
+    "mask", [*MASKS, np.zeros((9, 17), bool), np.ones((9, 17), bool), RNG.random((480, 640)) < 0.5], ids=lambda m: str(m.shape)
+)
 def test_a_mask_comes_back_from_every_reader(mask: np.ndarray) -> None:
     data = encode_bits(mask)
     fast = decode_bits(data)
