@@ -1,8 +1,8 @@
 """Keeps the memory that a data worker has freed for its next sample, instead of handing it back to the system and asking for it again.
 
 A decoded image or depth map is about a megabyte. glibc by default gives such pieces back at once; each page of the next one then costs
-a fault: 185 a sample, now none. Jitter, collation and depth decoding alone ran two to three times faster for it. glibc raises its limits by itself to the values set here when a block of 32 MiB
-is freed, so this is a state that any process can come to: at most 64 MiB are kept.
+a fault: 185 a sample, now none. Jitter, collation and depth decoding alone ran two to three times faster for it. glibc raises its limits
+by itself to the values set here when a block of 32 MiB is freed, so this is a state that any process can come to: 64 MiB are kept at most.
 """
 
 from __future__ import annotations
