@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from data_shards.bit_png import decode_bits
 from data_shards.depth_streams import compress_codes, decompress_depth, look_up
 from data_shards.schema import check_depth
 
@@ -99,6 +100,11 @@ def decode_depth(data: bytes, params: dict[str, Any]) -> np.ndarray:
         return look_up(table, codes)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"depth parameters {params} lack a field or have a wrong one ({error!r})") from error
+
+
+def depth_of_codes(codes: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    """The float32 depth map of uint16 codes (height, width) that another reader has decoded; ``params`` as of ``encode_depth``."""
+    return look_up(_decoding_table(params), codes)
 
 
 def log16_error_bound(near_m: float, far_m: float) -> float:
@@ -189,8 +195,16 @@ def _linear16_table(step_m: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _log16_table(near_m: float, far_m: float) -> np.ndarray:
-    exponent = (np.arange(LARGEST_CODE + 2, dtype=np.float64) - 1) / (LARGEST_CODE - 1)
-    return _finished_table(near_m * np.exp(exponent * math.log(far_m / near_m)))
+    # Maps have ranges of their own, so the table is made for nearly every map: in place.
+    depth = _share_of_log_range() * math.log(far_m / near_m)
+    np.exp(depth, out=depth)
+    depth *= near_m
+    return _finished_table(depth)
+
+
+@functools.lru_cache(maxsize=1)
+def _share_of_log_range() -> np.ndarray:
+    return (np.arange(LARGEST_CODE + 2, dtype=np.float64) - 1) / (LARGEST_CODE - 1)
 
 
 def _finished_table(depth_of_code: np.ndarray) -> np.ndarray:
@@ -214,6 +228,8 @@ def decode_png(data: bytes) -> np.ndarray:
     Raises:
         ValueError: not a PNG, damaged, or with more than one channel.
     """
+    if (bits := decode_bits(data)) is not None:
+        return bits
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if array is None or array.ndim != 2:
         found = "unreadable" if array is None else f"of shape {array.shape}"

@@ -9,6 +9,7 @@ from collections.abc import Collection
 import numpy as np
 
 from data_shards import codecs
+from data_shards.bit_png import encode_bits
 from data_shards.schema import DEPTH_FIELDS, IMAGE_FORMATS, Sample, SampleMeta, check_depth
 
 META_SUFFIX = "meta.json"
@@ -69,7 +70,7 @@ def sample_to_members(sample: Sample, container: str = "pco", quantisation: str 
                 depth, container, quantisation, declared, f"{sample.meta.key}: {name}"
             )
     if sample.sky is not None:
-        members["sky.png"] = codecs.encode_png(sample.sky.astype(np.uint8) * 255)
+        members["sky.png"] = encode_bits(sample.sky)
     if sample.confidence is not None:
         members["confidence.png"] = codecs.encode_png(np.rint(sample.confidence * 255).astype(np.uint8))
     meta = dataclasses.replace(sample.meta, encodings=encodings)

@@ -14,7 +14,7 @@ Conventions that every reader and writer of this project shares
 Inside a tar, the members of one sample share their key:
 ``KEY.image.jpg | KEY.image.png``, ``KEY.depth.<codec>``, ``KEY.meta.json`` and, where present, ``KEY.prior.<codec>``
 (a prior depth map), ``KEY.prompt.<codec>`` (a sensor's own low-resolution depth), ``KEY.depth_edge.<codec>`` (a second
-depth for edges), ``KEY.sky.png`` (8-bit, 255 = sky), ``KEY.confidence.png`` (8-bit, of a pseudo-label, or of a
+depth for edges), ``KEY.sky.png`` (1 bit, or 8 with 255 = sky), ``KEY.confidence.png`` (8-bit, of a pseudo-label, or of a
 phone lidar whose map is the depth).
 """
 

@@ -12,17 +12,22 @@ from mdpretrain.data.pipeline import Row
 from mdpretrain.structures import DepthBatch, SparsePrompt
 
 
-def collate(rows: Sequence[Row]) -> DepthBatch:
+def collate(rows: Sequence[Row], image: np.ndarray | None = None) -> DepthBatch:
     """Stack rows of one size; the optional fields appear if any row has them (prior 0 and confidence 1 in rows without).
+
+    Args:
+        image: memory for the batch's images, float32 (B, 3, H, W). A row whose image was made in its place there is not copied.
 
     Raises:
         ValueError: rows of different sizes, naming two of them.
     """
     _refuse_mixed_sizes(rows)
     height, width = rows[0].depth.shape
-    image = np.empty((len(rows), 3, height, width), dtype=np.float32)
-    for number, row in enumerate(rows):
-        image[number] = row.image.transpose(2, 0, 1)
+    if image is None:
+        image = np.empty((len(rows), 3, height, width), dtype=np.float32)
+    for planes, row in zip(image, rows, strict=True):
+        if not np.may_share_memory(planes, row.image):
+            planes[:] = row.image.transpose(2, 0, 1)
     return DepthBatch(
         image=torch.from_numpy(image),
         depth=_maps(rows, lambda row: row.depth),

@@ -37,15 +37,21 @@ class ColourJitter:
             if not 0 <= value < 1:
                 raise ValueError(f"augmentation.colour.{field.name} is {value}; give a number in [0, 1)")
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> float32 RGB in [0, 1]; always consumes five numbers of ``rng``."""
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, planes: np.ndarray | None = None) -> np.ndarray:
+        """uint8 RGB (H, W, 3) -> float32 RGB (H, W, 3) in [0, 1]; always consumes five numbers of ``rng``.
+
+        The result lies plane by plane in memory, in ``planes``, float32 (3, H, W), if given.
+        """
+        planes = np.empty((3, *image.shape[:2]), np.float32) if planes is None else planes
         draw = rng.uniform(-1, 1, size=5)
         table = tone_table(1 + draw[0] * self.brightness, 1 + draw[1] * self.contrast, 1 + draw[2] * self.gamma)
-        toned = table[image]
+        toned = cv2.LUT(image, table)
         if self.saturation == 0 and self.hue == 0:
-            return toned
-        mixed = cv2.transform(toned, chroma_matrix(1 + draw[3] * self.saturation, draw[4] * self.hue))
-        return np.clip(mixed, 0, 1, out=mixed)
+            cv2.split(toned, list(planes))
+        else:
+            mixed = cv2.transform(toned, chroma_matrix(1 + draw[3] * self.saturation, draw[4] * self.hue))
+            cv2.split(np.clip(mixed, 0, 1, out=mixed), list(planes))
+        return planes.transpose(1, 2, 0)
 
 
 def tone_table(brightness: float, contrast: float, gamma: float) -> np.ndarray:

@@ -138,8 +138,12 @@ class SamplePipeline:
         self.multiple = multiple
         self._sampler = None if prompt is None else PromptSampler(prompt.count)
 
-    def __call__(self, sample: Sample, position: int, options: RowOptions, prompt_seed: int | None = None) -> Row:
+    def __call__(
+        self, sample: Sample, position: int, options: RowOptions, prompt_seed: int | None = None, planes: np.ndarray | None = None
+    ) -> Row:
         """The row of ``sample`` at ``position``: random numbers depend on (seed, position) only, or on ``prompt_seed`` if given.
+
+        ``planes``, float32 (3, H, W), is the image's place in a batch: it may be made there (``collate`` sees whether it was).
 
         Raises:
             ValueError: a damaged image, or no measured depth in any view tried; names the key.
@@ -149,14 +153,16 @@ class SamplePipeline:
         depth = self._z_depth(sample, sample.depth, options)
         rng = random_generator(AUGMENTATION, self.seed, position)
         view, seen = self._choose_view(sample, depth, options.crop, rng)
-        infinite = np.isposinf(seen)
-        sky = infinite if sample.sky is None else infinite | sample_nearest(sample.sky, view, size)
+        sky = seen == np.inf
+        if sample.sky is not None:
+            sky |= sample_nearest(sample.sky, view, size)
         valid = np.isfinite(seen) & ~sky
         if not valid.any():
             raise ValueError(f"{meta.key}: no measured depth in view; check the depth map and the source's depth limits")
+        np.putmask(seen, ~valid, np.float32(0))
         row = Row(
-            image=self._colour(sample, view, rng),
-            depth=np.where(valid, seen, np.float32(0)),
+            image=self._colour(sample, view, rng, planes),
+            depth=seen,
             valid=valid,
             sky=sky,
             intrinsics=_matrix(None if meta.camera is None else view.camera(meta.camera)),
@@ -205,10 +211,10 @@ class SamplePipeline:
             depth = np.where(outside, np.float32(np.nan), depth)
         return depth
 
-    def _colour(self, sample: Sample, view: View, rng: np.random.Generator) -> np.ndarray:
+    def _colour(self, sample: Sample, view: View, rng: np.random.Generator, planes: np.ndarray | None) -> np.ndarray:
         image = read_colour(sample, view)
         jitter = None if self.augmentation is None else self.augmentation.colour
-        return to_unit_float(image) if jitter is None else jitter(image, rng)
+        return to_unit_float(image) if jitter is None else jitter(image, rng, planes)
 
     def _add_prompt(self, row: Row, rng: np.random.Generator) -> None:
         """A prompt is metric z-depth; a sample that has none gets an empty one."""

@@ -19,6 +19,7 @@ import simplejpeg
 
 from data_shards.codecs import decode_image
 from data_shards.schema import Camera, Sample
+from mdpretrain.data.area_resize import shrink_area
 from mdpretrain.data.crops import View
 
 SMOOTH_WITHIN = 0.05
@@ -41,16 +42,16 @@ def sample_depth(depth: np.ndarray, view: View, image_size: tuple[int, int]) -> 
         return nearest  # every centre is a source pixel's centre
     smooth = _inverse_linear(depth, x, y)
     with np.errstate(invalid="ignore"):
-        agrees = np.abs(smooth - nearest) <= SMOOTH_WITHIN * nearest  # false where either is NaN
-    np.copyto(nearest, smooth, where=agrees & np.isfinite(nearest))
-    return nearest
+        difference = smooth - nearest
+        agrees = np.abs(difference, out=difference) <= SMOOTH_WITHIN * nearest  # false where either is NaN
+    agrees &= nearest < np.inf
+    return cv2.copyTo(smooth, agrees.view(np.uint8), nearest)
 
 
 def sample_nearest(values: np.ndarray, view: View, image_size: tuple[int, int]) -> np.ndarray:
     """The view of a map without an order of values (a sky mask, a confidence): the pixel that each output centre falls into."""
     x, y = view.grid(image_size, values.shape)
-    rows, columns = _pixel_of(y, values.shape[0]), _pixel_of(x, values.shape[1])
-    return values.take(rows, axis=0).take(columns, axis=1)  # twice as fast as one index of two axes
+    return _at(values, _pixel_of(y, values.shape[0]), _pixel_of(x, values.shape[1]))
 
 
 def ray_to_z(depth_ray: np.ndarray, camera: Camera, image_size: tuple[int, int]) -> np.ndarray:
@@ -63,7 +64,13 @@ def ray_to_z(depth_ray: np.ndarray, camera: Camera, image_size: tuple[int, int])
 
 
 def read_colour(sample: Sample, view: View) -> np.ndarray:
-    """The view of the colour image, uint8 RGB ``(out_height, out_width, 3)``.
+    """The view of the colour image, uint8 RGB ``(out_height, out_width, 3)``; raises like ``decode_colour``."""
+    image, factor = decode_colour(sample, view)
+    return resize_box(image, view, factor)
+
+
+def decode_colour(sample: Sample, view: View) -> tuple[np.ndarray, int]:
+    """The whole colour image, uint8 RGB, and by how much it was decoded smaller.
 
     A jpg that will shrink to half or less is decoded at 1/2, 1/4 or 1/8: libjpeg computes those sizes from fewer DCT
     coefficients, a good low pass and about twice as fast.
@@ -84,7 +91,7 @@ def read_colour(sample: Sample, view: View) -> np.ndarray:
     if image.shape[:2] != expected:
         size = "x".join(map(str, sample.meta.image_size))
         raise ValueError(f"{sample.meta.key}: the image decodes to {image.shape[1]}x{image.shape[0]} at 1/{factor}, its meta says {size}")
-    return _resize_box(image, view, factor)
+    return image, factor
 
 
 def decoding_factor(sample: Sample, view: View) -> int:
@@ -94,13 +101,22 @@ def decoding_factor(sample: Sample, view: View) -> int:
     return factor if sample.image_format == "jpg" and all(edge % factor == 0 for edge in edges) else 1
 
 
-def _resize_box(image: np.ndarray, view: View, factor: int) -> np.ndarray:
+def resize_box(image: np.ndarray, view: View, factor: int) -> np.ndarray:
+    """The view of an image that was decoded ``factor`` times smaller."""
     left, top, width, height = view.left // factor, view.top // factor, view.width // factor, view.height // factor
     box = image[top : top + height, left : left + width]
+    if width >= view.out_width and height >= view.out_height:
+        return shrink_area(box, view.out_height, view.out_width, view.flip)
     shrinks = width > view.out_width or height > view.out_height
     if (width, height) != (view.out_width, view.out_height):
         box = cv2.resize(box, (view.out_width, view.out_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return cv2.flip(box, 1) if view.flip else box
+
+
+def _at(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """``values[rows][:, columns]``, without the columns beside them: twice as fast as one index of two axes."""
+    first, last = int(columns.min()), int(columns.max()) + 1
+    return values[rows, first:last].take(columns - first, axis=1)
 
 
 def _pixel_of(coordinate: np.ndarray, size: int) -> np.ndarray:
@@ -109,8 +125,7 @@ def _pixel_of(coordinate: np.ndarray, size: int) -> np.ndarray:
 
 
 def _nearest_measured(depth: np.ndarray, x: np.ndarray, y: np.ndarray, footprint: tuple[float, float]) -> np.ndarray:
-    rows, columns = _pixel_of(y, depth.shape[0]), _pixel_of(x, depth.shape[1])
-    found = depth.take(rows, axis=0).take(columns, axis=1)
+    found = _at(depth, _pixel_of(y, depth.shape[0]), _pixel_of(x, depth.shape[1]))
     empty = np.isnan(found)
     if max(footprint) > 1 and empty.any():
         _fill_from_footprints(found, empty, depth, (x, y), footprint)
@@ -148,16 +163,22 @@ def _cells(centres: np.ndarray, size: int, footprint: float) -> tuple[np.ndarray
 def _inverse_linear(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """1 / (linear interpolation of 1/depth at the given centres); NaN wherever a neighbour is not measured.
 
-    Written out per axis, because cv2.remap rounds its positions to 1/32 pixel.
+    Written out per axis, because cv2.remap rounds its positions to 1/32 pixel; turned in between, because whole rows are picked fast.
     """
     (upper, lower, down), (left, right, across) = _neighbours(y, depth.shape[0]), _neighbours(x, depth.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         first, last = int(min(left.min(), right.min())), int(max(left.max(), right.max())) + 1
-        inverse = np.reciprocal(depth[:, first:last].take(upper, axis=0))
-        inverse += (np.reciprocal(depth[:, first:last].take(lower, axis=0)) - inverse) * down[:, None]
-        value = inverse.take(left - first, axis=1)
-        value += (inverse.take(right - first, axis=1) - value) * across
-        return np.reciprocal(value, out=value)
+        inverse = cv2.transpose(_between(np.reciprocal(depth[upper, first:last]), np.reciprocal(depth[lower, first:last]), down))
+        value = _between(inverse.take(left - first, axis=0), inverse.take(right - first, axis=0), across)
+        return cv2.transpose(np.reciprocal(value, out=value))
+
+
+def _between(low: np.ndarray, high: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """``low + (high - low) * weight``, row by row; takes the place of both."""
+    high -= low
+    high *= weight[:, None]
+    low += high
+    return low
 
 
 def _neighbours(centres: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,4 +187,4 @@ def _neighbours(centres: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray,
     lower = np.floor(position)
     weight = (position - lower).astype(np.float32)
     lower = lower.astype(np.int64)
-    return np.clip(lower, 0, size - 1), np.clip(lower + 1, 0, size - 1), weight
+    return lower.clip(0, size - 1), (lower + 1).clip(0, size - 1), weight

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -23,6 +24,7 @@ from data_shards.storage.options import StorageOptions
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
 from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceError, FaultBudget, judge, unreachable
+from mdpretrain.data.freed_memory import keep_freed_memory
 from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
 from mdpretrain.data.patience import POLL_S, Watched, next_in_time
@@ -135,17 +137,18 @@ class TrainingBatches(Dataset):
         if self.ahead is not None:
             self.ahead.reach(step)
         delivery = Delivery(None, [], [])
-        rows = []
+        rows, positions, size = [], self.share.positions(step), self.pipeline.image_size
+        image = None if size is None else np.empty((len(positions), 3, *size), np.float32)
         try:
-            for position in self.share.positions(step):
-                rows.append(self._row(position, delivery))
+            for number, position in enumerate(positions):
+                rows.append(self._row(position, delivery, None if image is None else image[number]))
         except (FatalSourceError, MixtureExhausted) as error:
             delivery.fatal = str(error)
             return delivery
-        delivery.batch = collate(rows)
+        delivery.batch = collate(rows, image)
         return delivery
 
-    def _row(self, position: int, delivery: Delivery) -> Row:
+    def _row(self, position: int, delivery: Delivery, planes: np.ndarray | None) -> Row:
         """The row at ``position``, or its substitute: the next places of the same pass of the same source, in order."""
         source = self.order(position).source
         name, reader = self.order.names[source], self.readers[source]
@@ -153,7 +156,7 @@ class TrainingBatches(Dataset):
         for attempt in range(attempts):
             index = self.order(position, attempt).index
             try:
-                row = self.pipeline(reader.sample(index), position, self.options[source])
+                row = self.pipeline(reader.sample(index), position, self.options[source], planes=planes)
                 delivery.rows.append(source)
                 return row
             except OSError as error:
@@ -214,6 +217,8 @@ class TrainingLoader:
 
     def _deliver(self) -> DepthBatch:
         if self._iterator is None:
+            if not self.num_workers:
+                keep_freed_memory()
             steps = _StepsFrom(self.next_step)
             self._iterator = iter(make_loader(self.batches, steps, self.num_workers, self.pin_memory, self._watch))
         step = self.next_step
@@ -266,7 +271,7 @@ def make_loader(dataset: Dataset, sampler: Iterable[int], num_workers: int, pin_
         num_workers=num_workers,
         collate_fn=_pass_on,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_set_worker_up,
         timeout=0 if watch is None else POLL_S,
         generator=torch.Generator(),
     )
@@ -276,7 +281,8 @@ def _pass_on(value: Any) -> Any:
     return value
 
 
-def _one_thread(worker: int) -> None:
+def _set_worker_up(worker: int) -> None:
     """A worker is one core: cv2 and the BLAS under numpy and scipy would start threads for all, and spin on the trainer's cores."""
     cv2.setNumThreads(0)
     threadpool_limits(1)
+    keep_freed_memory()

@@ -52,10 +52,11 @@ class PromptSampler:
         if depth_m.shape != valid.shape or depth_m.ndim != 2:
             raise ValueError(f"prompt sampling needs two maps of one (H, W) shape, got depth_m {depth_m.shape} and valid {valid.shape}")
         count = self.draw_count(rng)
-        with np.errstate(invalid="ignore"):
-            candidates = np.flatnonzero(valid & np.isfinite(depth_m) & (depth_m > 0))
+        usable = (depth_m > 0) & (depth_m < np.inf) & valid  # false where the depth is NaN
+        candidates = np.flatnonzero(usable)
         if candidates.size > count:
             candidates = rng.choice(candidates, size=count, replace=False, shuffle=False)
-        mask = np.zeros(depth_m.shape, dtype=bool)
+        mask, drawn_m = np.zeros(depth_m.shape, dtype=bool), np.zeros(depth_m.shape, dtype=np.float32)
         mask.reshape(-1)[candidates] = True
-        return np.where(mask, depth_m, 0).astype(np.float32), mask
+        drawn_m.reshape(-1)[candidates] = depth_m.reshape(-1)[candidates]
+        return drawn_m, mask

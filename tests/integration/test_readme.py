@@ -26,7 +26,7 @@ SHORT_FIT = (
 SMALLER = {
     "data-shards build rendered": "--set scenes=2 --set views=2 --set width=64 --set height=48 --set quality=0 --workers 1",
     "mdpretrain fit": SHORT_FIT,
-    "python benchmarks/loader.py": "--samples 4 --rounds 1 --batch-size 2",
+    "python benchmarks/loader.py": "--samples 4 --rounds 1 --batch-size 2 --frame-size 64 48 --image-size 32 32",
     "python benchmarks/prompt_preparation.py": "--quick",
     "python benchmarks/train_step.py": "--rounds 1 --steps 1 --batch 2 --size 48 64",
     "python benchmarks/codec.py": "--samples 2 --rounds 1",
