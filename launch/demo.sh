@@ -86,6 +86,6 @@ mdpretrain fit --config recipes/debug/student.yaml --run_dir "$RUN/student" --re
 say "7/7 evaluation"
 # shellcheck disable=SC2086
 mdpretrain evaluate --teacher "$RUN/teacher" --student "$RUN/student" --shards "$RUN/shards/val" --training-shards "$RUN/shards/train" \
-    --image-size 96 128 --prompt-count $PROMPT --run "prior=$RUN/prior" "teacher=$RUN/teacher" "student=$RUN/student" --output "$RUN/report"
+    --image-size 96 128 --prompt-count $PROMPT --num-workers "$WORKERS" --run "prior=$RUN/prior" "teacher=$RUN/teacher" "student=$RUN/student" --output "$RUN/report"
 say "done"
 echo "open $RUN/report/index.html"
