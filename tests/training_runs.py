@@ -19,7 +19,8 @@ import yaml
 from training_parts import ENCODER, PRIOR_NETWORK, STUDENT_NETWORK
 
 from mdpretrain.cli import main
-from mdpretrain.structures import DepthBatch
+from mdpretrain.losses.table import LossTable
+from mdpretrain.structures import DepthBatch, DepthPrediction
 
 # Lightning imports what is there of these at a run's first checkpoint, which takes two seconds: once here, not in every forked run.
 for name in ("s3fs", "gcsfs", "adlfs"):
@@ -115,6 +116,20 @@ class KillAt(lightning.Callback):
     def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and self.while_saving:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SpoiltLoss(LossTable):
+    """A loss table whose loss is multiplied wherever a sample with one of these keys is in the batch."""
+
+    def __init__(self, terms: dict[str, list[dict[str, Any]]], factors: dict[str, float]) -> None:
+        super().__init__(terms)
+        self.factors = factors
+
+    def forward(self, prediction: DepthPrediction, batch: DepthBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, terms = super().forward(prediction, batch)
+        for key in batch.key:
+            loss = loss * self.factors.get(key, 1.0)
+        return loss, terms
 
 
 class OneNumber(lightning.LightningModule):
