@@ -132,6 +132,35 @@ class SpoiltLoss(LossTable):
         return loss, terms
 
 
+class EmaTwin(lightning.Callback):
+    """The average that ``Ema`` should keep, in float64 over whole parameters, written to a file when training ends.
+
+    For one process and DDP, where every rank sees every parameter.
+    """
+
+    def __init__(self, decay: float, path: str) -> None:
+        self.decay, self.path, self.updates = decay, path, 0
+        self.average: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.average = {name: p.detach().double().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        self.before = {name: value.clone() for name, value in self.average.items()}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        now = {name: p.detach().double().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        if all(torch.equal(now[name], self.before[name]) for name in now):
+            return  # no step was taken: a part of one, or one that was skipped
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        self.before = now
+        for name, value in now.items():
+            self.average[name] = decay * self.average[name] + (1 - decay) * value
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            torch.save(self.average, self.path)
+
+
 class OneNumber(lightning.LightningModule):
     """The smallest task there is: runs that are about the data need no network."""
 

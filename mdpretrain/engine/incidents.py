@@ -157,7 +157,7 @@ def _sample_losses(
     strategy = trainer.strategy
     with torch.no_grad(), trainer.precision_plugin.train_step_context():
         if strategy.model is pl_module or strategy.model is None:
-            losses = losses_of(batch)
+            losses: Any = losses_of(batch)
         else:  # through the wrapper, as every forward pass: ZeRO-3 gathers parameters there
             losses = strategy._forward_redirection(strategy.model, pl_module, "sample_losses", batch)
     return [float(loss) for loss in losses]
