@@ -171,7 +171,7 @@ def _report(path: pathlib.Path, record: dict[str, Any], result: Replay, weights:
 
 def _lines(path: pathlib.Path, record: dict[str, Any], result: Replay, weights: pathlib.Path, exact: bool) -> Iterator[str]:
     yield f"{path}: step {record['step']} was skipped because {' and '.join(record['reasons'])}"
-    yield f"weights: {weights.name}, " + ("those that the step began with" if exact else "of an EARLIER step: figures will differ")
+    yield f"weights: {weights.name}, " + ("those that the step began with" if exact else "of another step: figures will differ")
     for rank, micro_step, before, now in result.rank_losses:
         part = f", part {micro_step}" if len({entry[1] for entry in result.rank_losses}) > 1 else ""
         yield f"rank {rank}{part}: loss {before:.6g} recorded, {now:.6g} now"

@@ -52,7 +52,8 @@ class ShardDataModule(LightningDataModule):
         augmentation: random view and colour; null trains on the centred view.
         prompt: sparse prompts drawn from metric labels, in training and validation; null for none.
         val_batch_size: images per validation batch and process; by default this process's share of ``batch_size``.
-        steps_per_epoch: steps that Lightning calls an epoch; by default one pass over as many samples as the mixture has.
+        steps_per_epoch: batches that Lightning calls an epoch, rounded to whole optimiser steps; by default one pass over as many
+            samples as the mixture has.
         shuffle: how far samples are mixed.
         faults: how many bad samples a run survives; a row of the mixture may say otherwise for itself.
         bad_sample_file: where they are listed; by default ``bad_samples.jsonl`` in the trainer's root folder.
@@ -319,7 +320,10 @@ class ShardDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _epoch_length(self) -> int:
-        return self.steps_per_epoch or max(1, sum(map(len, self._readers.values())) // self.batch_size)
+        """In batches; whole optimiser steps, because at the end of an epoch Lightning takes an accumulated step that has only begun."""
+        length = self.steps_per_epoch or sum(map(len, self._readers.values())) // self.batch_size
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return max(1, length // accumulated) * accumulated
 
     def _finished_steps(self) -> int:
         """Steps whose batch has been trained on, over all epochs and restarts: Lightning's ``processed``, which its checkpoints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import json
@@ -76,6 +77,11 @@ class Predictor(nn.Module):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """``--weights``: of those commands that load a predictor."""
+    parser.add_argument("--weights", choices=("trained", "ema"), default="trained", help="ema: the average that ema_decay kept")
 
 
 def load_predictor(

@@ -160,7 +160,7 @@ def test_accumulated_batches_are_the_large_batch(
     content["model"]["init_args"]["network"]["init_args"]["encoder"]["init_args"]["model_args"].pop("drop_path_rate")
     config = write_recipe(tmp_path / "run.yaml", content)
     assert run(["fit", "--config", config, "--run_dir", str(tmp_path / "large"), "--data.batch_size", "8"]) == [0]
-    accumulated = [*engine(repository, stage), "--trainer.accumulate_grad_batches", "2", "--data.steps_per_epoch", "100"]
+    accumulated = [*engine(repository, stage), "--trainer.accumulate_grad_batches", "2"]
     assert run(["fit", "--config", config, *accumulated, "--run_dir", str(tmp_path / "small")], ranks=2) == [0, 0]
     large, small = (gradient_norms(tmp_path / name, 3) for name in ("large", "small"))
     assert len(large) == 3 and small == pytest.approx(large, rel=1e-3)
