@@ -9,7 +9,6 @@ same for every strategy and number of processes.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -116,11 +115,12 @@ def write_parameters(trainer: lightning.Trainer, module: nn.Module, whole: Itera
 
 
 def _stage_3_fragment(zero: Any, name: str, parameter: nn.Parameter, rank: int) -> Fragment | None:
-    values = zero.get_local_fp32_param(parameter)
-    partition = int(parameter.ds_tensor.ds_numel if hasattr(parameter.ds_tensor, "ds_numel") else parameter.ds_tensor.numel())  # type: ignore[attr-defined]
+    """The live part of the flat master weights; DeepSpeed's own getter would copy it where the optimiser is offloaded."""
+    group, offset, partition = (int(number) for number in zero.grad_position[zero.get_param_id(parameter)])
     start = rank * partition
-    length = min(partition, max(0, math.prod(full_shape(parameter)) - start))  # the last rank's part is filled up with zeros
-    return Fragment(name, start, values.view(-1)[:length]) if length else None
+    length = min(partition, max(0, full_shape(parameter).numel() - start))  # the last rank's part is filled up with zeros
+    values = zero.fp32_partitioned_groups_flat[group].data[offset : offset + length]
+    return Fragment(name, start, values) if length else None
 
 
 def _shared_out(sizes: dict[str, int], ranks: int) -> dict[str, int]:

@@ -133,7 +133,8 @@ class StepGuard(lightning.Callback):
         else:
             self.in_a_row = 0
             self.loss_bound.add(loss)
-            self.norm_bound.add(norm)
+            if norm > 0:  # 0: nothing had a label, or fp16's scaler found what it looks for
+                self.norm_bound.add(norm)
         self._parts, self._losses, self._verdict = [], [], None
         if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             pl_module.log("train/skipped_steps", float(self.skipped), on_step=True, on_epoch=False, batch_size=len(batch))
