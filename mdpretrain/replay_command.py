@@ -89,7 +89,7 @@ def replay(task: Any, data: Any, record: dict[str, Any], device: torch.device, p
     losses, samples = [], []
     for part in record["rank_losses"]:
         batch = data.rebuild_batch(record["legs"], part["data_step"], part["rank"], record["world_size"]).to(device)
-        _check_keys(record, part, batch)
+        recorded = _recorded(record, part, batch)
         seed_step(record["seed"], record["step"], part["micro_step"], part["rank"])
         with torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
             each = task.sample_losses(batch)
@@ -99,7 +99,7 @@ def replay(task: Any, data: Any, record: dict[str, Any], device: torch.device, p
             for whole, gradient in zip(total, gradients):
                 whole += gradient / (len(each) * len(record["rank_losses"]))
             figures = {"loss": float(loss.detach()), "gradient_norm": float(torch.nn.utils.get_total_norm(gradients))}
-            samples.append({"rank": part["rank"], "key": batch.key[index], "source": batch.source[index], **figures})
+            samples.append({"rank": part["rank"], "key": batch.key[index], "source": recorded[index]["source"], **figures})
     reproduced = all(_same(before, now) for _, _, before, now in losses)
     return Replay(losses, samples, float(torch.nn.utils.get_total_norm(total)), reproduced)
 
@@ -142,13 +142,15 @@ def _weights(incident: pathlib.Path, record: dict[str, Any], chosen: pathlib.Pat
     return consolidate(source, pathlib.Path(tempfile.mkdtemp()) / source.name), exact
 
 
-def _check_keys(record: dict[str, Any], part: dict[str, Any], batch: DepthBatch) -> None:
+def _recorded(record: dict[str, Any], part: dict[str, Any], batch: DepthBatch) -> list[dict[str, Any]]:
+    """The samples of one batch as the incident has them, which must be those that the order gives."""
     place = (part["rank"], part["micro_step"])
-    recorded = [sample["key"] for sample in record["samples"] if (sample["rank"], sample["micro_step"]) == place]
-    if recorded != batch.key:
-        raise ValueError(
-            f"rank {place[0]} was given {recorded[:4]}, and the sample order now gives {batch.key[:4]}: the shards have changed"
-        )
+    samples = [sample for sample in record["samples"] if (sample["rank"], sample["micro_step"]) == place]
+    keys = [sample["key"] for sample in samples]
+    if keys != batch.key:
+        now = f"the sample order now gives {batch.key[:4]}: the shards have changed"
+        raise ValueError(f"rank {place[0]} was given {keys[:4]}, and {now}")
+    return samples
 
 
 def _gradients(loss: Tensor, parameters: list[nn.Parameter], keep: bool) -> list[Tensor]:

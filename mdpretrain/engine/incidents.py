@@ -71,7 +71,7 @@ def incident_record(
         seed: The run's.
     """
     data = getattr(trainer, "datamodule", None)
-    legs = getattr(data, "order_legs", None)
+    legs, order = getattr(data, "order_legs", None), getattr(data, "order", None)
     own: dict[str, Any] = {"samples": [], "rank_losses": []}
     rank = trainer.global_rank
     for part, loss in zip(parts, losses):
@@ -81,6 +81,7 @@ def incident_record(
         own["rank_losses"].append({"rank": rank, "micro_step": part.micro_step, "data_step": part.data_step, "loss": loss})
         each = [None] * len(part.keys) if rows is None else _sample_losses(trainer, pl_module, rows, part, seed)
         for key, source, position, value in zip(part.keys, part.sources, part.positions.tolist(), each):
+            source = source if order is None else order.names[order(position).source]  # the mixture's row, of which a data set may have two
             place = {"rank": rank, "micro_step": part.micro_step, "position": position}
             own["samples"].append({**place, "key": key, "source": source, "loss": value})
     whole = _gathered(trainer, own)
