@@ -43,7 +43,7 @@ def replay_command(argv: list[str]) -> int:
     record = read_incident(options.incident)
     parts = _RecipeParts(["fit", "--config", str(_config_of(options.incident))])
     weights, exact = _weights(options.incident, record, options.checkpoint)
-    parts.model.load_state_dict(load_checkpoint(weights)["state_dict"])
+    parts.model.load_state_dict(_load_weights(weights))
     result = replay(parts.model, parts.datamodule, record, torch.device(options.device), parts.precision)
     print(_report(options.incident, record, result, weights, exact))
     if options.output is not None:
@@ -129,7 +129,7 @@ def _config_of(incident: pathlib.Path) -> pathlib.Path:
 
 
 def _weights(incident: pathlib.Path, record: dict[str, Any], chosen: pathlib.Path | None) -> tuple[pathlib.Path, bool]:
-    """The file with the weights, and whether they are those that the step began with."""
+    """Where the weights are, and whether they are those that the step began with."""
     if chosen is None and record["weights"] is not None and (incident.parent / record["weights"]).is_file():
         return incident.parent / record["weights"], True
     earlier = [path for path in whole_checkpoints(incident.resolve().parent.parent / FOLDER) if int(path.stem[5:]) <= record["step"]]
@@ -137,9 +137,15 @@ def _weights(incident: pathlib.Path, record: dict[str, Any], chosen: pathlib.Pat
     if source is None:
         raise ValueError(f"{incident}: no checkpoint of step {record['step']} or earlier is left in the run; name one with --checkpoint")
     exact = source.stem[5:].isdigit() and int(source.stem[5:]) == record["step"]
+    return source, exact
+
+
+def _load_weights(source: pathlib.Path) -> dict[str, Tensor]:
+    """By name; a DeepSpeed folder is put together in a temporary file first."""
     if not source.is_dir():
-        return source, exact
-    return consolidate(source, pathlib.Path(tempfile.mkdtemp()) / source.name), exact
+        return load_checkpoint(source)["state_dict"]
+    with tempfile.TemporaryDirectory() as folder:
+        return load_checkpoint(consolidate(source, pathlib.Path(folder) / "weights.ckpt"))["state_dict"]
 
 
 def _recorded(record: dict[str, Any], part: dict[str, Any], batch: DepthBatch) -> list[dict[str, Any]]:
