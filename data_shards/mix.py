@@ -87,7 +87,7 @@ def plan(run: Run, workers: int = 1, quiet: bool = False) -> MixPlan:
     batches = run.batches(sum(sizes))
     given = batches is not None
     if batches is None:
-        batches = run.epoch_batches or max(1, sum(sizes) // run.batch_size)
+        batches = run.epoch(sum(sizes))
     positions = batches * run.batch_size
     draws = schedule.draws_before(positions).tolist()
     stays, leaves = set(range(len(names))), {}

@@ -42,9 +42,14 @@ class Run:
     accumulate: int
     epoch_batches: int | None
 
+    def epoch(self, samples: int) -> int:
+        """Batches that training calls an epoch: whole optimiser steps, where gradients are accumulated."""
+        length = self.epoch_batches or samples // self.batch_size
+        return max(1, length // self.accumulate) * self.accumulate
+
     def batches(self, samples: int) -> int | None:
         """How many global batches training takes from a mixture of ``samples`` samples."""
-        epoch = self.epoch_batches or max(1, samples // self.batch_size)
+        epoch = self.epoch(samples)
         ends = [self.max_steps * self.accumulate] if self.max_steps >= 0 else []
         return min([*ends, self.max_epochs * epoch] if self.max_epochs >= 0 else ends, default=None)
 

@@ -1,4 +1,4 @@
-"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | audit``.
+"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | audit``.
 
 ``fit`` and ``validate`` are LightningCLI with stacked, strict YAML recipes; the other verbs are plain functions of their
 rooms, imported when called. A user's mistake ends in one sentence on stderr and exit code 2; ``--debug`` (or
@@ -22,6 +22,7 @@ HELP = """usage: mdpretrain VERB [options]
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image
   consolidate  one small file from a run's newest checkpoint (also from a DeepSpeed folder)
+  replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
   audit        prove what a run was trained on: nothing lost, nothing repeated
 
 `mdpretrain VERB --help` lists a verb's options. --debug shows tracebacks of user errors.
@@ -39,6 +40,7 @@ COMMANDS = {
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
     "predict": ("mdpretrain.evaluation.command", "predict_command"),
     "consolidate": ("mdpretrain.cli", "consolidate_command"),
+    "replay": ("mdpretrain.replay_command", "replay_command"),
     "audit": ("mdpretrain.data.audit_command", "audit_command"),
 }
 
@@ -89,8 +91,9 @@ def consolidate_command(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="mdpretrain consolidate", description="One small file with weights and configs.")
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="a run folder, a checkpoint file or a DeepSpeed folder")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the file to write")
+    parser.add_argument("--ema", action="store_true", help="the averaged weights (ema_decay) in place of the trained ones")
     options = parser.parse_args(argv)
-    print(f"wrote {consolidate(options.checkpoint, options.output)}")
+    print(f"wrote {consolidate(options.checkpoint, options.output, options.ema)}")
     return 0
 
 

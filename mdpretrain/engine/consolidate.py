@@ -12,17 +12,18 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 import torch
 
 from mdpretrain.engine.deepspeed_strategy import make_importable
-from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint
+from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, with_averaged_weights
 
 _KEPT = ("global_step", "epoch", "pytorch-lightning_version", "network", "preparation", "prior")
 
 
-def consolidate(checkpoint: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+def consolidate(checkpoint: pathlib.Path, output: pathlib.Path, ema: bool = False) -> pathlib.Path:
     """Write ``output``: float32 weights, configs and the step; no optimiser state.
 
     Args:
         checkpoint: A Lightning file, a DeepSpeed folder (ZeRO-1, 2 or 3), or a run folder, whose newest checkpoint is taken.
         output: The file to write.
+        ema: Write the averaged weights in place of the trained ones.
 
     Raises:
         ValueError: there is no checkpoint, or it cannot be read, with its path.
@@ -31,6 +32,8 @@ def consolidate(checkpoint: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     content = _deepspeed_content(source) if source.is_dir() else load_checkpoint(source)
     if "network" not in content:
         raise ValueError(f"{source}: not a checkpoint of mdpretrain (it does not say how its network is built)")
+    if ema:
+        content = with_averaged_weights(content, source)
     kept = {name: content[name] for name in _KEPT if name in content}
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".partial")

@@ -7,6 +7,7 @@ the communication), and the optimiser is torch's fused AdamW.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import mdpretrain.compat  # noqa: F401  (before lightning)
 
@@ -14,6 +15,7 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -51,6 +53,10 @@ class DeepSpeed(DeepSpeedStrategy):
             allgather_bucket_size=allgather_bucket_size,
             overlap_comm=overlap_comm and on_gpu,
         )
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Backward of one batch. Lightning has divided its loss by the number of accumulated batches; DeepSpeed shall not do so again."""
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def setup_environment(self) -> None:
         """Join the process group; on CPU one indexed CPU device stands for each local process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class EvaluationRequest:
     samples_shown: int = 6
     title: str = "Depth evaluation"
     progress: bool = True
+    weights: Literal["trained", "ema"] = "trained"
 
 
 class Agreement:
@@ -133,7 +134,7 @@ def _models(request: EvaluationRequest, facts: list[tuple[str, str]]) -> tuple[d
     for name, checkpoint in (("teacher", request.teacher), ("student", request.student)):
         if checkpoint is None:
             continue
-        predictor = load_predictor(checkpoint, request.device)
+        predictor = load_predictor(checkpoint, request.device, request.weights)
         if predictor.needs_prompt and request.prompt_count is None:
             raise ValueError(f"{checkpoint}: the {name} is a prompted network; give --prompt-count LOW HIGH")
         facts.insert(0, (name, f"{checkpoint} (fingerprint {predictor.fingerprint[:12]})"))

@@ -19,7 +19,7 @@ from mdpretrain.evaluation.single_image import (
     read_photograph,
     read_prompt,
 )
-from mdpretrain.tasks.predictor import load_predictor
+from mdpretrain.tasks.predictor import add_weights_option, load_predictor
 
 
 def evaluate_command(argv: list[str]) -> int:
@@ -42,6 +42,7 @@ def evaluate_command(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--samples-shown", type=int, default=6)
     parser.add_argument("--title", default="Depth evaluation")
+    add_weights_option(parser)
     options = parser.parse_args(argv)
     request = EvaluationRequest(
         shards=options.shards,
@@ -60,6 +61,7 @@ def evaluate_command(argv: list[str]) -> int:
         device=choose_device(options.device),
         samples_shown=options.samples_shown,
         title=options.title,
+        weights=options.weights,
     )
     print(f"wrote {run_evaluation(request)} and {options.output / 'metrics.json'}")
     return 0
@@ -78,11 +80,12 @@ def predict_command(argv: list[str]) -> int:
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size the network sees")
     parser.add_argument("--long-side", type=int, default=518, help="without --image-size: the longer side the network sees, aspect kept")
     parser.add_argument("--device", default="auto")
+    add_weights_option(parser)
     options = parser.parse_args(argv)
     photo = read_photograph(options.image, options.focal_px)
     prompt_m = None if options.prompt is None else read_prompt(options.prompt, options.prompt_scale)
     device = choose_device(options.device)
-    predictor = load_predictor(options.checkpoint, device)
+    predictor = load_predictor(options.checkpoint, device, options.weights)
     multiple = getattr(getattr(predictor.network, "encoder", None), "stride", 1)
     size = options.image_size or network_size(photo.pixels.shape[0], photo.pixels.shape[1], options.long_side, multiple)
     batch = photograph_batch(photo, size[0], size[1], str(options.image), prompt_m)

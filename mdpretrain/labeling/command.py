@@ -8,7 +8,7 @@ from pathlib import Path
 from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.labeling.labeler import Labeler, LabelRequest, best_device
-from mdpretrain.tasks.predictor import Predictor, load_predictor
+from mdpretrain.tasks.predictor import Predictor, add_weights_option, load_predictor
 
 
 def label_command(argv: list[str]) -> int:
@@ -25,9 +25,10 @@ def label_command(argv: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
+    add_weights_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(argv)
-    predictor = load_predictor(options.checkpoint, options.device or best_device())
+    predictor = load_predictor(options.checkpoint, options.device or best_device(), options.weights)
     prompt = None
     if options.prompt_count is not None:
         prompt = PromptOptions(tuple(options.prompt_count), interpolate=needs_interpolation(predictor))

@@ -16,6 +16,7 @@ import torch
 FOLDER = "checkpoints"
 LATEST = "latest"
 PARTIAL_SUFFIX = ".partial"
+EMA_KEY = "ema"  # in a checkpoint: parameter name -> averaged float32 tensor
 _NAME = re.compile(r"step_(\d{8,})\.ckpt")
 
 
@@ -76,6 +77,17 @@ def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "network" not in content or "state_dict" not in content:
         raise ValueError(f"{source} is not a checkpoint of mdpretrain: it does not say how its network is built")
     return content
+
+
+def with_averaged_weights(content: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """The checkpoint with its exponential moving average in place of the trained weights; buffers and frozen weights stay.
+
+    Raises:
+        ValueError: it holds no average.
+    """
+    if not content.get(EMA_KEY):
+        raise ValueError(f"{path} holds no averaged weights: train with ema_decay, or take the trained ones")
+    return {**content, "state_dict": {**content["state_dict"], **content[EMA_KEY]}}
 
 
 def module_weights(content: dict[str, Any], name: str) -> dict[str, torch.Tensor]:

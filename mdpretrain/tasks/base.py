@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mdpretrain.networks.module_config import module_config
 from mdpretrain.networks.parameter_groups import parameter_groups
 from mdpretrain.structures import DepthBatch, DepthPrediction
-from mdpretrain.tasks.optimizer import AdamW, build_optimizer
+from mdpretrain.tasks.optimizer import AdamW, build_optimizer, freeze
 from mdpretrain.tasks.schedule import Schedule
 
 DEFAULT_OPTIMIZER = AdamW()
@@ -38,6 +38,18 @@ class TrainingTask(lightning.LightningModule):
         self.loss = loss
         self.optimizer_settings = optimizer
         self.schedule = schedule
+        self._frozen = freeze(network, tuple(optimizer.frozen))
+        self._still_what_is_frozen()
+
+    def train(self, mode: bool = True) -> TrainingTask:
+        """Switch the network; what the recipe froze stays in evaluation mode."""
+        super().train(mode)
+        self._still_what_is_frozen()
+        return self
+
+    def _still_what_is_frozen(self) -> None:
+        for module in self._frozen:
+            module.train(False)
 
     def predict_depth(self, batch: DepthBatch) -> DepthPrediction:
         """The network's prediction for one batch."""
@@ -49,6 +61,18 @@ class TrainingTask(lightning.LightningModule):
         if self.is_logging_step():
             self._log_training_step(loss.detach(), terms, batch)
         return loss
+
+    def sample_losses(self, batch: DepthBatch) -> list[Tensor]:
+        """The loss of every sample by itself in one forward pass of the whole batch: their mean is the batch's loss.
+
+        Separate scalars, because in one tensor the gradient of a healthy sample would be 0 times the NaN of its neighbour.
+        """
+        prediction = self.predict_depth(batch)
+        singles = (slice(index, index + 1) for index in range(len(batch)))
+        noted = dict(vars(self.loss))  # a loss may note figures of its last call, and those of the training step are still to be read
+        losses = [self.loss(prediction.rows(one), batch.rows(one))[0] for one in singles]
+        vars(self.loss).update(noted)
+        return losses
 
     def on_validation_epoch_start(self) -> None:
         """Begin to add up."""
@@ -117,7 +141,7 @@ class TrainingTask(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW in named groups and the schedule, stepped once per optimiser step."""
         settings = self.optimizer_settings
-        groups = parameter_groups(self.network, settings.lr, settings.encoder_lr, settings.weight_decay)
+        groups = parameter_groups(self.network, settings.lr, settings.encoder_lr, settings.weight_decay, layer_decay=settings.layer_decay)
         optimizer = build_optimizer(self, groups, settings)
         total_steps = self.schedule.resolved_total(self.trainer.max_steps)
         schedule = self.schedule

@@ -1,4 +1,4 @@
-"""AdamW with one learning rate for the encoder and one for everything else."""
+"""AdamW with learning rates for the encoder (one, or one a layer) and for everything else, and what is not trained at all."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ class AdamW:
         weight_decay: On matrices and convolutions only; biases, norms and other vectors are never decayed.
         betas: Adam's two decay rates.
         eps: Adam's epsilon.
+        layer_decay: Each layer of the encoder has this factor of the learning rate of the layer above it, the last ``encoder_lr``;
+            null: one rate for all.
+        frozen: Parts of the network that are not trained, by the beginning of their parameters' names: ``[encoder]``,
+            ``[encoder.backbone.patch_embed]``. They stay in evaluation mode.
         fused: One kernel per step (on CPU as fast as DeepSpeed's compiled Adam).
     """
 
@@ -27,7 +31,29 @@ class AdamW:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    layer_decay: float | None = None
+    frozen: tuple[str, ...] = ()
     fused: bool = True
+
+
+def freeze(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Module]:
+    """Take gradients from the parameters of these parts; the modules that lie wholly in them, to be kept in evaluation mode.
+
+    Raises:
+        ValueError: a part that is no parameter's.
+    """
+    for part in parts:
+        members = [parameter for name, parameter in network.named_parameters() if _lies_in(name, part)]
+        if not members:
+            known = ", ".join(sorted({name.split(".")[0] for name, _ in network.named_parameters()}))
+            raise ValueError(f"optimizer.frozen: no parameter of {type(network).__name__} lies in {part!r}; its parts are {known}")
+        for parameter in members:
+            parameter.requires_grad_(False)
+    return [module for name, module in network.named_modules() if any(_lies_in(name, part) for part in parts)]
+
+
+def _lies_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
 
 
 def build_optimizer(model: nn.Module, groups: list[dict[str, Any]], settings: AdamW) -> torch.optim.AdamW:

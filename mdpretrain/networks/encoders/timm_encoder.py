@@ -18,6 +18,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from mdpretrain.networks.encoders.local_weights import load_local_weights
@@ -130,9 +131,19 @@ class TimmEncoder(nn.Module):
         """A frozen encoder stays in evaluation mode (dropout, stochastic depth and batch statistics stay off)."""
         return super().train(mode and not self.frozen)
 
+    def layer_ids(self) -> dict[str, int]:
+        """Each parameter's layer, by timm's count: 0 the patch embedding and what is added to it, then the blocks with the last norm."""
+        return {
+            f"backbone.{name}": layer
+            for name, layer in group_parameters(self.backbone, self.backbone.group_matcher(), reverse=True).items()
+        }
+
     def reload_config(self, recorded: dict[str, Any]) -> dict[str, Any]:
-        """A checkpoint holds the weights itself: rebuilding from it must not look for the first weights file again."""
-        return {**recorded, "init_args": {**recorded["init_args"], "weights": None}}
+        """A checkpoint holds the weights itself: rebuilding from it must not look for the first weights file again.
+
+        Nor is recomputation part of what the network is.
+        """
+        return {**recorded, "init_args": {**recorded["init_args"], "weights": None, "gradient_checkpointing": False}}
 
 
 def _checked_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
