@@ -1,8 +1,9 @@
 """Finding and reading checkpoints: the layout of ``RUN/checkpoints/`` and which of its checkpoints are whole.
 
 ``step_00000100.ckpt`` (a file, or DeepSpeed's folder) appears by a rename when everything in it is on disk;
-``step_00000100.ckpt.partial`` is being written, or was when its process died; ``latest`` is a one-line text file naming the
-newest whole checkpoint, for people and scripts. Nothing ever reads a ``.partial``.
+``step_00000100.manifest.json`` beside it has its sizes and hashes; ``step_00000100.ckpt.partial`` is being written, or was when its
+process died; ``step_00000100.ckpt.damaged`` was found to differ from its manifest. ``latest`` and ``best`` are one-line text files
+naming a whole checkpoint, for people, scripts and ``find_checkpoint``. Nothing ever reads a ``.partial`` or a ``.damaged``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any
 
 import torch
 
+from mdpretrain.networks.checkpoint_manifest import check
+
 FOLDER = "checkpoints"
 LATEST = "latest"
+BEST = "best"
 PARTIAL_SUFFIX = ".partial"
 _NAME = re.compile(r"step_(\d{8,})\.ckpt")
 
@@ -44,11 +48,13 @@ def is_deepspeed_folder(path: pathlib.Path) -> bool:
 
 
 def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
-    """A checkpoint itself, or the newest whole one of a run folder.
+    """A checkpoint itself, the one that a file ``latest`` or ``best`` names, or the newest whole one of a run folder.
 
     Raises:
         ValueError: nothing there.
     """
+    if path.name in (LATEST, BEST) and path.is_file():
+        path = path.parent / path.read_text().strip()
     if path.is_file() or is_deepspeed_folder(path):
         return path
     found = newest_checkpoint(path) if path.is_dir() else None
@@ -59,7 +65,7 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
 
 
 def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
-    """The content of a checkpoint (or of a run's newest), on the CPU, by torch's restricted unpickler.
+    """The content of a checkpoint (or of a run's newest), compared with its manifest, on the CPU, by torch's restricted unpickler.
 
     Raises:
         ValueError: nothing there, a DeepSpeed folder, not a torch file, damaged, or holding more than tensors and plain values.
@@ -69,6 +75,10 @@ def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(
             f"{source} is a DeepSpeed folder: run `mdpretrain consolidate --checkpoint {source} --output FILE.ckpt` and name that"
         )
+    try:
+        check(source)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {source} is damaged: {error}; name an older one of its folder") from error
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here (pickle, zip, runtime), all meaning: this file is no good
