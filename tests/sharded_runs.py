@@ -54,9 +54,10 @@ class Network(nn.Module):
 class Task(lightning.LightningModule):
     """Its batch is a function of the step; every process takes its part of it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, loss_log: pathlib.Path | None = None) -> None:
         super().__init__()
         self.network = Network(seed)
+        self.loss_log = loss_log
         self.losses: dict[int, float] = {}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -69,6 +70,9 @@ class Task(lightning.LightningModule):
         self.network.level += 0.01 * float(self.network.seen)
         loss = (self.network(values[own].to(dtype)) - targets[own]).float().square().mean()
         self.losses[step] = float(self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
+        if self.loss_log is not None and self.trainer.is_global_zero:
+            with self.loss_log.open("a") as file:
+                file.write(f"{step} {self.losses[step]!r}\n")
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -111,6 +115,7 @@ def fit(
     options: CheckpointOptions = FIRST_HALF,
     look: Callable[[lightning.Trainer], Any] | None = None,
     automatic: bool = False,
+    loss_log: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Train to ``STEPS``, in this process and those beside it; returns the losses by step and what else should not depend on the strategy.
 
@@ -125,8 +130,9 @@ def fit(
         options: When to save.
         look: Its answer, when training starts, is returned as ``seen_at_start``.
         automatic: ``resume`` was chosen by --resume: an older checkpoint of its folder may stand in for it.
+        loss_log: A file that gets a line ``step loss`` after every step, whatever happens later.
     """
-    task, extra, looking = Task(11 if resume is None else 12), NamedExtra(), _Look(look)
+    task, extra, looking = Task(11 if resume is None else 12, loss_log), NamedExtra(), _Look(look)
     callbacks: list[Any] = [extra, looking, RunCheckpoints(folder, options, recipe="a recipe")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -166,12 +172,7 @@ def in_group(processes: int, work: Callable[[int], Any], folder: pathlib.Path, d
     Raises:
         AssertionError: one did not, with what it printed last.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("fork")
-    port = free_port()
-    children = [context.Process(target=_child, args=(work, rank, processes, port, folder)) for rank in range(processes)]
-    for child in children:
-        child.start()
+    children = start_group(processes, work, folder)
     for child in children:
         child.join(deadline_s)
     codes = [child.exitcode for child in children]
@@ -182,6 +183,17 @@ def in_group(processes: int, work: Callable[[int], Any], folder: pathlib.Path, d
     logs = {path.name: path.read_text()[-3000:] for path in sorted(folder.glob("rank_*.log"))}
     assert codes == [0] * processes, f"{codes}\n{json.dumps(logs, indent=1)}".replace("\\n", "\n")
     return json.loads((folder / "result.json").read_text())
+
+
+def start_group(processes: int, work: Callable[[int], Any], folder: pathlib.Path) -> list[Any]:
+    """Forked processes that run ``work(rank)`` as one group; what they print goes to ``folder/rank_N.log``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    children = [context.Process(target=_child, args=(work, rank, processes, port, folder)) for rank in range(processes)]
+    for child in children:
+        child.start()
+    return children
 
 
 def _child(work: Callable[[int], Any], rank: int, processes: int, port: int, folder: pathlib.Path) -> None:

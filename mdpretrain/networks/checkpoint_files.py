@@ -8,17 +8,21 @@ naming a whole checkpoint, for people, scripts and ``find_checkpoint``. Nothing 
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from mdpretrain.networks.checkpoint_manifest import check
 
 FOLDER = "checkpoints"
 LATEST = "latest"
 BEST = "best"
+SAFETENSORS_SUFFIX = ".safetensors"
+SAFETENSORS_RECORD = "mdpretrain"  # key of its metadata: JSON with how to build the modules
 PARTIAL_SUFFIX = ".partial"
 _NAME = re.compile(r"step_(\d{8,})\.ckpt")
 
@@ -72,13 +76,13 @@ def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
     """
     source = find_checkpoint(path)
     if source.is_dir():
-        raise ValueError(
-            f"{source} is a DeepSpeed folder: run `mdpretrain consolidate --checkpoint {source} --output FILE.ckpt` and name that"
-        )
+        raise ValueError(f"{source} is a DeepSpeed folder: run `mdpretrain consolidate {source} --output FILE.safetensors` and name that")
     try:
         check(source)
     except ValueError as error:
         raise ValueError(f"checkpoint {source} is damaged: {error}; name an older one of its folder") from error
+    if source.suffix == SAFETENSORS_SUFFIX:
+        return _load_safetensors(source)
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here (pickle, zip, runtime), all meaning: this file is no good
@@ -86,6 +90,19 @@ def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "network" not in content or "state_dict" not in content:
         raise ValueError(f"{source} is not a checkpoint of mdpretrain: it does not say how its network is built")
     return content
+
+
+def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
+    """What ``mdpretrain consolidate`` wrote, in the form of a checkpoint."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = (file.metadata() or {}).get(SAFETENSORS_RECORD)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error}); is it whole?") from error
+    if record is None:
+        raise ValueError(f"{path} holds weights but does not say how their network is built; only files of mdpretrain consolidate do")
+    return {**json.loads(record), "state_dict": weights}
 
 
 def module_weights(content: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
