@@ -28,8 +28,10 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mdpretrain.engine.callbacks import NonFiniteGuard, ProgressLines, StepSeed
+from mdpretrain.engine.callbacks import ProgressLines
 from mdpretrain.engine.csv_log import CsvLog
+from mdpretrain.engine.step_guard import StepGuard
+from mdpretrain.engine.step_seed import StepSeed
 from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.module_config import build_module
 from mdpretrain.networks.parameter_groups import parameter_groups
@@ -142,7 +144,7 @@ def measure(rounds: int, steps: int, size: int, height: int, width: int) -> list
             gradient_clip_val=CLIP,
             log_every_n_steps=10,
             logger=CsvLog(pathlib.Path(folder)),
-            callbacks=[turns, StepSeed(0), NonFiniteGuard(), ProgressLines(1e9)],
+            callbacks=[turns, StepSeed(0), StepGuard(), ProgressLines(1e9)],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,

@@ -1,4 +1,4 @@
-"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | audit``.
+"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | audit``.
 
 ``fit`` and ``validate`` are LightningCLI with stacked, strict YAML recipes; the other verbs are plain functions of their
 rooms, imported when called. A user's mistake ends in one sentence on stderr and exit code 2; ``--debug`` (or
@@ -20,6 +20,7 @@ HELP = """usage: mdpretrain VERB [options]
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
+  replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
   audit        prove what a run was trained on: nothing lost, nothing repeated
 
 `mdpretrain VERB --help` lists a verb's options. --debug shows tracebacks of user errors.
@@ -37,6 +38,7 @@ COMMANDS = {
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
     "predict": ("mdpretrain.evaluation.command", "predict_command"),
     "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
+    "replay": ("mdpretrain.replay_command", "replay_command"),
     "audit": ("mdpretrain.data.audit_command", "audit_command"),
 }
 

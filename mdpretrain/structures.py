@@ -38,6 +38,12 @@ class _TensorRecord:
     def pin_memory(self: RecordT) -> RecordT:
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def rows(self: RecordT, rows: slice) -> RecordT:
+        """Some of the samples: rows of every tensor and of every list, nested records included."""
+        part = self._map(lambda tensor: tensor[rows])
+        lists = {field.name: value[rows] for field in dataclasses.fields(self) if isinstance(value := getattr(self, field.name), list)}  # type: ignore[arg-type]
+        return dataclasses.replace(part, **lists)  # type: ignore[type-var]
+
     def _map(self: RecordT, function: Any) -> RecordT:
         changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]

@@ -30,12 +30,15 @@ from torch import nn
 
 from mdpretrain.data.datamodule import ShardDataModule
 from mdpretrain.data.ledger import LEDGER_FOLDER
-from mdpretrain.engine.callbacks import ChannelsLast, NonFiniteGuard, ProgressLines, StepSeed
+from mdpretrain.engine.callbacks import ChannelsLast, ProgressLines
 from mdpretrain.engine.checkpoint_folder import write_text
 from mdpretrain.engine.checkpoint_loading import prepare_loading
 from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
+from mdpretrain.engine.ema import Ema
+from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
+from mdpretrain.engine.step_seed import StepSeed
 from mdpretrain.networks.checkpoint_files import FOLDER, newest_checkpoint
 from mdpretrain.networks.module_config import record_and_build
 
@@ -124,6 +127,9 @@ class TrainingCLI(LightningCLI):
             help="Weights & Biases; only 'online' sends anything",
         )
         parser.add_argument("--channels_last", type=bool, default=False, help="convolutions with channels last: faster, the same sums")
+        parser.add_class_arguments(StepGuardOptions, "step_guard")
+        parser.add_argument("--ema_decay", type=float, default=0.0, help="keep an average of the weights, e.g. 0.9999; 0 is off")
+        parser.add_argument("--ema_validate", type=bool, default=True, help="with ema_decay: validate the averaged weights")
         parser.add_argument("--ledger", type=bool, default=False, help="write down every sample that is trained on")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -154,7 +160,12 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """The recipe's trainer with the run's loggers and callbacks."""
         seed = self._option("seed_everything")
-        callbacks: list[lightning.Callback] = [StepSeed(int(seed)), NonFiniteGuard(), ProgressLines(self._option("progress_every_s"))]
+        options: StepGuardOptions = self._get(self.config_init, "step_guard")
+        guard = StepGuard(options, int(seed)) if options.enabled else None
+        decay = self._option("ema_decay")
+        callbacks: list[lightning.Callback] = [StepSeed(int(seed)), *([guard] if guard else [])]
+        callbacks += [Ema(decay, guard, self._option("ema_validate"))] if decay else []
+        callbacks.append(ProgressLines(self._option("progress_every_s")))
         callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self._recipe_text()))
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}

@@ -1,7 +1,7 @@
 """A run so small that a resume of it takes tenths of a second, under any strategy and number of processes.
 
 What it has is what a conversion may lose: parameters of sizes that no number of processes divides, a group of one number, frozen
-weights, buffers, two learning rates on a schedule, and a callback's state by parameter name, as an average of the weights would be.
+weights, buffers, two learning rates on a schedule, an average of the weights, and another callback's state by parameter name.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mdpretrain.engine.checkpoint_loading import prepare_loading
 from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.deepspeed_strategy import DeepSpeed
+from mdpretrain.engine.ema import Ema
 from mdpretrain.tasks.optimizer import AdamW, build_optimizer
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
@@ -88,7 +89,7 @@ class Task(lightning.LightningModule):
 
 
 class NamedExtra(lightning.Callback):
-    """State by parameter name, whole and in float32, that is changed by every step: what an average of the weights keeps."""
+    """State by parameter name, whole and in float32, that is changed by every step, and that no strategy knows of."""
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
@@ -133,7 +134,7 @@ def fit(
         loss_log: A file that gets a line ``step loss`` after every step, whatever happens later.
     """
     task, extra, looking = Task(11 if resume is None else 12, loss_log), NamedExtra(), _Look(look)
-    callbacks: list[Any] = [extra, looking, RunCheckpoints(folder, options, recipe="a recipe")]
+    callbacks: list[Any] = [extra, Ema(0.5), looking, RunCheckpoints(folder, options, recipe="a recipe")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(

@@ -19,7 +19,8 @@ import yaml
 from training_parts import ENCODER, PRIOR_NETWORK, STUDENT_NETWORK
 
 from mdpretrain.cli import main
-from mdpretrain.structures import DepthBatch
+from mdpretrain.losses.table import LossTable
+from mdpretrain.structures import DepthBatch, DepthPrediction
 
 # Lightning imports what is there of these at a run's first checkpoint, which takes two seconds: once here, not in every forked run.
 for name in ("s3fs", "gcsfs", "adlfs"):
@@ -115,6 +116,49 @@ class KillAt(lightning.Callback):
     def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and self.while_saving:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SpoiltLoss(LossTable):
+    """A loss table whose loss is multiplied wherever a sample with one of these keys is in the batch."""
+
+    def __init__(self, terms: dict[str, list[dict[str, Any]]], factors: dict[str, float]) -> None:
+        super().__init__(terms)
+        self.factors = factors
+
+    def forward(self, prediction: DepthPrediction, batch: DepthBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, terms = super().forward(prediction, batch)
+        for key in batch.key:
+            loss = loss * self.factors.get(key, 1.0)
+        return loss, terms
+
+
+class EmaTwin(lightning.Callback):
+    """The average that ``Ema`` should keep, in float64 over whole parameters, written to a file when training ends.
+
+    For one process and DDP, where every rank sees every parameter.
+    """
+
+    def __init__(self, decay: float, path: str) -> None:
+        self.decay, self.path, self.updates = decay, path, 0
+        self.average: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.average = {name: p.detach().double().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        self.before = {name: value.clone() for name, value in self.average.items()}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        now = {name: p.detach().double().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        if all(torch.equal(now[name], self.before[name]) for name in now):
+            return  # no step was taken: a part of one, or one that was skipped
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        self.before = now
+        for name, value in now.items():
+            self.average[name] = decay * self.average[name] + (1 - decay) * value
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            torch.save(self.average, self.path)
 
 
 class OneNumber(lightning.LightningModule):

@@ -23,10 +23,11 @@ from mdpretrain.data.ledger import DeliveryRecord, LedgerWriter, next_session, s
 from mdpretrain.data.mixture import GlobalOrder, check_names
 from mdpretrain.data.order import ShuffleOptions
 from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
-from mdpretrain.data.plan import Leg, OnMixtureChange, first_leg, go_on
+from mdpretrain.data.plan import SOURCE_KEYS, Leg, OnMixtureChange, first_difference, first_leg, go_on, leg_at
 from mdpretrain.data.shard_folder import ShardFolder
 from mdpretrain.data.source_reader import SourceReader
 from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader
+from mdpretrain.structures import DepthBatch
 
 STATE_VERSION = 2
 DEFAULT_AUGMENTATION = Augmentation()
@@ -131,17 +132,13 @@ class ShardDataModule(LightningDataModule):
         share = Share(self.batch_size, rank, world_size, leg.first_step, leg.first_position)
         self._refuse_too_long_a_run(share)
         readers = [self._readers[name] for name in self.order.names]
-        rows = [reader.source for reader in readers]
-        options = [RowOptions(row.min_depth_m, row.max_depth_m, row.crop, row.loss_kind) for row in rows]
-        pipeline = SamplePipeline(self.image_size, self.augmentation, self.prompt, self.seed)
-        budgets = [self.fault_budget.of(row) for row in rows]
         base = None if self._restored is None else self._restored["delivered"]
         open_ledger = None if self.ledger_folder is None else functools.partial(self._open_ledger, self.ledger_folder, first_step)
         record = DeliveryRecord(self.order.names, self._fault_log(), base, open_ledger, self._join)
         if self._loader is not None:  # asked for again in one process: by some strategies, or to train on
             record.take_over(self._loader.record, first_step)
         self._loader = TrainingLoader(
-            TrainingBatches(self.order, readers, options, pipeline, share, budgets, self._fetch_ahead(readers, share)),
+            self._batches(self.order, share, self._fetch_ahead(readers, share)),
             self._epoch_length(),
             self.num_workers,
             record,
@@ -151,6 +148,41 @@ class ShardDataModule(LightningDataModule):
             give_up_after_s=self.storage.options.give_up_after_s,
         )
         return self._loader
+
+    @property
+    def order_legs(self) -> list[dict[str, Any]]:
+        """The legs of the run so far as JSON values: what its batches can be computed anew from."""
+        return [dataclasses.asdict(leg) for leg in self._legs]
+
+    def rebuild_batch(self, legs: list[dict[str, Any]], step: int, rank: int, world_size: int) -> DepthBatch:
+        """Process ``rank``'s part of global batch ``step`` of a run on ``world_size`` processes, read and computed anew.
+
+        Raises:
+            ValueError: a source of those legs is not in this recipe, or its samples are no longer what they were.
+        """
+        leg = leg_at([Leg(**record) for record in legs], step)
+        for name, row in leg.identity["mixture"].items():
+            reader = self._readers.get(name)
+            if reader is None:
+                raise ValueError(f"the batch of step {step} was drawn from source {name!r}, which this recipe does not have")
+            if change := first_difference(
+                {key: row.get(key) for key in SOURCE_KEYS}, {key: reader.identity().get(key) for key in SOURCE_KEYS}
+            ):
+                raise ValueError(f"source {name!r} is not what step {step} was drawn from: {change}; restore its shards and filters")
+        order = leg.order({name: reader.shard_sizes for name, reader in self._readers.items()})
+        share = Share(int(leg.identity["batch_size"]), rank, world_size, leg.first_step, leg.first_position)
+        delivery = self._batches(order, share, None)[step]
+        if delivery.batch is None:
+            raise ValueError(f"the batch of step {step} cannot be read again: {delivery.fatal}")
+        return delivery.batch
+
+    def _batches(self, order: GlobalOrder, share: Share, ahead: FetchAhead | None) -> TrainingBatches:
+        """The map from step to batch of one process."""
+        readers = [self._readers[name] for name in order.names]
+        rows = [reader.source for reader in readers]
+        options = [RowOptions(row.min_depth_m, row.max_depth_m, row.crop, row.loss_kind) for row in rows]
+        pipeline = SamplePipeline(self.image_size, self.augmentation, self.prompt, self.seed)
+        return TrainingBatches(order, readers, options, pipeline, share, [self.fault_budget.of(row) for row in rows], ahead)
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:
         if not self.val_folders:
@@ -179,8 +211,7 @@ class ShardDataModule(LightningDataModule):
         if self._loader is None:
             return {}
         steps = self._finished_steps()
-        legs = [dataclasses.asdict(leg) for leg in self._legs]
-        return {"state_version": STATE_VERSION, "steps": steps, "legs": legs, "delivered": self._loader.record.state(steps)}
+        return {"state_version": STATE_VERSION, "steps": steps, "legs": self.order_legs, "delivered": self._loader.record.state(steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint; the position itself is restored with Lightning's count of batches.
@@ -249,7 +280,7 @@ class ShardDataModule(LightningDataModule):
             number = self.trainer.strategy.broadcast(number)
         if rank == 0:
             plan = {"first_step": first_step, "world_size": world_size, "num_workers": self.num_workers, "names": self.order.names}
-            write_plan(folder, number, plan | {"legs": [dataclasses.asdict(leg) for leg in self._legs]})
+            write_plan(folder, number, plan | {"legs": self.order_legs})
         return LedgerWriter(session_folder(folder, number), rank)
 
     def _join(self, values: list[int]) -> list[int]:

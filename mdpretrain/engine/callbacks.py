@@ -1,8 +1,7 @@
-"""What watches a run: seeds per step, the non-finite guard, progress lines with rate and ETA."""
+"""What watches a run: progress lines with rate and ETA; and the memory layout of its convolutions."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from typing import Any
@@ -17,22 +16,6 @@ from torch import Tensor
 from mdpretrain.structures import DepthBatch
 
 SHOWN_SOURCES = 3  # a progress line names the sources that were passed most often; the logs have all
-
-
-class StepSeed(lightning.Callback):
-    """Seeds torch before every training step from (seed, step, rank), so that dropout and the like need no saved state.
-
-    A resumed run draws what the undisturbed run would have drawn, on any rank; nothing has to be in the checkpoint.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed this rank's generators for this batch."""
-        micro_step = batch_idx % trainer.accumulate_grad_batches
-        text = f"{self.seed}/{trainer.global_step}/{micro_step}/{trainer.global_rank}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 class ChannelsLast(lightning.Callback):
@@ -50,46 +33,6 @@ class ChannelsLast(lightning.Callback):
         if "deepspeed" in type(trainer.strategy).__name__.lower():
             raise ValueError("channels_last: DeepSpeed keeps parameters in flat buffers of its own; leave it out, or use ddp")
         pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # Lightning's `to` passes it on
-
-
-class NonFiniteGuard(lightning.Callback):
-    """Stops a run whose loss became NaN or infinite, naming the samples of the step in which it did.
-
-    On CPU every step is looked at. On a GPU looking means waiting for it, so the verdicts stay there and are read every
-    ``log_every_n_steps`` steps and before every checkpoint: a checkpoint never holds the weights of a broken step.
-    """
-
-    def __init__(self) -> None:
-        self._pending: list[tuple[int, list[str], Tensor]] = []
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: DepthBatch, batch_idx: int
-    ) -> None:
-        """Note this step's verdict; read the noted ones when it costs nothing or it is time."""
-        loss = outputs["loss"]
-        self._pending.append((trainer.global_step, batch.key, torch.isfinite(loss.detach())))
-        if loss.device.type == "cpu" or len(self._pending) >= _log_interval(trainer):
-            self.check()
-
-    def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Nothing broken is saved."""
-        self.check()
-
-    def check(self) -> None:
-        """Read the noted verdicts.
-
-        Raises:
-            ValueError: a loss was not finite, with the step and the keys of its batch.
-        """
-        pending, self._pending = self._pending, []
-        if not pending or bool(torch.stack([verdict for _, _, verdict in pending]).all()):
-            return
-        step, keys = next((step, keys) for step, keys, verdict in pending if not bool(verdict))
-        shown = ", ".join(keys[:16]) + (f" and {len(keys) - 16} more" if len(keys) > 16 else "")
-        raise ValueError(
-            f"the loss of step {step} is not finite; its samples: {shown}. Look at them with data-shards preview, "
-            "or lower the learning rate; --resume continues from the last checkpoint, which is sound"
-        )
 
 
 class ProgressLines(lightning.Callback):

@@ -23,7 +23,7 @@ from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
 from mdpretrain.engine.deepspeed_strategy import DeepSpeed
 from mdpretrain.engine.state_filling import NAMED, fill_engine
 from mdpretrain.engine.training_state import PARAMETER_NAMES, LightningFile, TrainingState, detached, read_mapped
-from mdpretrain.networks.checkpoint_files import is_deepspeed_folder, whole_checkpoints
+from mdpretrain.networks.checkpoint_files import EMA_KEY, is_deepspeed_folder, whole_checkpoints
 from mdpretrain.networks.checkpoint_manifest import check
 
 
@@ -60,12 +60,12 @@ class AnyCheckpoint(TorchCheckpointIO):
         if chosen.is_dir():
             state: TrainingState = DeepSpeedFolder(chosen)
             weights = {name: state.weight(name) for name in state.weight_names()}
-            return {**detached(state.client), "state_dict": weights, "optimizer_states": [{NAMED: state}]}
+            return {**_lasting(state.client), "state_dict": weights, "optimizer_states": [{NAMED: state}]}
         content = read_mapped(chosen)
         if not isinstance(content, dict) or PARAMETER_NAMES not in content:  # of an earlier version, or of several optimisers
             return detached(content)
         state = LightningFile(chosen, content)
-        return {**detached(state.client), "state_dict": content["state_dict"], "optimizer_states": [{NAMED: state}]}
+        return {**_lasting(state.client), "state_dict": content["state_dict"], "optimizer_states": [{NAMED: state}]}
 
 
 def agreed_checkpoint(strategy: Strategy, path: pathlib.Path, resume_folder: pathlib.Path | None) -> pathlib.Path:
@@ -138,7 +138,12 @@ def _fill_deepspeed(strategy: DeepSpeed, path: pathlib.Path, native: Any) -> dic
     if strategy.is_global_zero:
         _say(f"{path.name} was written by another strategy or number of processes: converted")
     strategy.barrier()
-    return detached(state.client)
+    return _lasting(state.client)
+
+
+def _lasting(client: dict[str, Any]) -> dict[str, Any]:
+    """What outlives the reading, out of the mapped file; the averaged weights stay there, for they are copied when training starts."""
+    return {key: value if key == EMA_KEY else detached(value) for key, value in client.items()}
 
 
 def _say(line: str) -> None:

@@ -16,20 +16,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
-from mdpretrain.networks.checkpoint_files import SAFETENSORS_RECORD, SAFETENSORS_SUFFIX, find_checkpoint, load_checkpoint
+from mdpretrain.networks.checkpoint_files import (
+    SAFETENSORS_RECORD,
+    SAFETENSORS_SUFFIX,
+    find_checkpoint,
+    load_checkpoint,
+    with_averaged_weights,
+)
 from mdpretrain.networks.checkpoint_manifest import check
 
 _KEPT = ("global_step", "epoch", "pytorch-lightning_version", "network", "preparation", "prior", "run")
 
 
 def consolidate_command(argv: list[str]) -> int:
-    """``mdpretrain consolidate RUN [--output FILE]``."""
+    """``mdpretrain consolidate RUN [--output FILE] [--ema]``."""
     parser = argparse.ArgumentParser(prog="mdpretrain consolidate", description="One small file with weights and how to build the network.")
     what = "a run folder (its newest checkpoint), RUN/checkpoints/best, a checkpoint file or a DeepSpeed folder"
     parser.add_argument("run", nargs="?", type=pathlib.Path, metavar="RUN", help=what)
     parser.add_argument("--checkpoint", type=pathlib.Path, help="the same, by name")
     where = "the file to write: .safetensors (default: RUN/RUN.safetensors) or .ckpt, which torch.load reads"
     parser.add_argument("--output", type=pathlib.Path, help=where)
+    parser.add_argument("--ema", action="store_true", help="the averaged weights (ema_decay) in place of the trained ones")
     options = parser.parse_args(argv)
     if (options.run is None) == (options.checkpoint is None):
         raise ValueError("name one checkpoint: mdpretrain consolidate RUN [--output FILE]")
@@ -39,17 +46,18 @@ def consolidate_command(argv: list[str]) -> int:
         if not source.is_dir():
             raise ValueError(f"{source} is not a run folder: say with --output what to write")
         output = source / f"{source.resolve().name}{SAFETENSORS_SUFFIX}"
-    print(f"wrote {consolidate(source, output)}")
+    print(f"wrote {consolidate(source, output, options.ema)}")
     return 0
 
 
-def consolidate(checkpoint: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+def consolidate(checkpoint: pathlib.Path, output: pathlib.Path, ema: bool = False) -> pathlib.Path:
     """Write ``output``: float32 weights, configs and the step; no optimiser state. Needs the weights once in memory.
 
     Args:
         checkpoint: A Lightning file, a DeepSpeed folder (ZeRO-1, 2 or 3, of any number of processes), or a run folder, whose newest
             checkpoint is taken.
         output: The file to write: ``.safetensors``, with the configs as JSON in its metadata, or ``.ckpt``.
+        ema: Write the averaged weights in place of the trained ones.
 
     Raises:
         ValueError: there is no checkpoint, it is damaged or cannot be read, with its path; or ``output`` has another ending.
@@ -60,6 +68,8 @@ def consolidate(checkpoint: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     content = _deepspeed_content(source) if source.is_dir() else load_checkpoint(source)
     if "network" not in content:
         raise ValueError(f"{source}: not a checkpoint of mdpretrain (it does not say how its network is built)")
+    if ema:
+        content = with_averaged_weights(content, source)
     kept = {name: content[name] for name in _KEPT if name in content}
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".partial")

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -58,6 +59,10 @@ class DeepSpeed(DeepSpeedStrategy):
             allgather_bucket_size=allgather_bucket_size,
             overlap_comm=overlap_comm and on_gpu,
         )
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Backward of one batch. Lightning has divided its loss by the number of accumulated batches; DeepSpeed shall not do so again."""
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def setup_environment(self) -> None:
         """Join the process group; on CPU one indexed CPU device stands for each local process."""

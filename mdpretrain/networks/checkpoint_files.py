@@ -24,6 +24,7 @@ BEST = "best"
 SAFETENSORS_SUFFIX = ".safetensors"
 SAFETENSORS_RECORD = "mdpretrain"  # key of its metadata: JSON with how to build the modules
 PARTIAL_SUFFIX = ".partial"
+EMA_KEY = "ema"  # in a checkpoint: parameter name -> averaged float32 tensor
 _NAME = re.compile(r"step_(\d{8,})\.ckpt")
 
 
@@ -103,6 +104,17 @@ def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
     if record is None:
         raise ValueError(f"{path} holds weights but does not say how their network is built; only files of mdpretrain consolidate do")
     return {**json.loads(record), "state_dict": weights}
+
+
+def with_averaged_weights(content: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """The checkpoint with its exponential moving average in place of the trained weights; buffers and frozen weights stay.
+
+    Raises:
+        ValueError: it holds no average.
+    """
+    if not content.get(EMA_KEY):
+        raise ValueError(f"{path} holds no averaged weights: train with ema_decay, or take the trained ones")
+    return {**content, "state_dict": {**content["state_dict"], **content[EMA_KEY]}}
 
 
 def module_weights(content: dict[str, Any], name: str) -> dict[str, torch.Tensor]:

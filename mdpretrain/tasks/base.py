@@ -50,6 +50,15 @@ class TrainingTask(lightning.LightningModule):
             self._log_training_step(loss.detach(), terms, batch)
         return loss
 
+    def sample_losses(self, batch: DepthBatch) -> list[Tensor]:
+        """The loss of every sample by itself in one forward pass of the whole batch: their mean is the batch's loss.
+
+        Separate scalars, because in one tensor the gradient of a healthy sample would be 0 times the NaN of its neighbour.
+        """
+        prediction = self.predict_depth(batch)
+        singles = (slice(index, index + 1) for index in range(len(batch)))
+        return [self.loss(prediction.rows(one), batch.rows(one))[0] for one in singles]
+
     def on_validation_epoch_start(self) -> None:
         """Begin to add up."""
         self._validation_names: list[str] = []

@@ -6,13 +6,14 @@ import functools
 import hashlib
 import json
 import pathlib
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mdpretrain.geometry.canonical import depth_from_canonical_inverse
-from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights
+from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
 from mdpretrain.networks.loading import restore_module
 from mdpretrain.networks.module_config import module_config
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
@@ -77,18 +78,23 @@ class Predictor(nn.Module):
         return digest.hexdigest()
 
 
-def load_predictor(checkpoint: str | pathlib.Path, device: str | torch.device = "cpu") -> Predictor:
+def load_predictor(
+    checkpoint: str | pathlib.Path, device: str | torch.device = "cpu", weights: Literal["trained", "ema"] = "trained"
+) -> Predictor:
     """Rebuild what a checkpoint predicts with.
 
     Args:
         checkpoint: A checkpoint file, or a run folder, whose newest checkpoint is taken.
         device: Where it will run.
+        weights: The trained ones, or their exponential moving average.
 
     Raises:
-        ValueError: no checkpoint there, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
+        ValueError: no checkpoint there, no average in it, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
     """
     path = find_checkpoint(pathlib.Path(checkpoint))
     content = load_checkpoint(path)
+    if weights == "ema":
+        content = with_averaged_weights(content, path)
     modules = {
         name: restore_module(content[name], module_weights(content, name), f"checkpoint {path}")
         for name in ("network", "preparation", "prior")

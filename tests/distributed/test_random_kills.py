@@ -19,7 +19,7 @@ from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
 from mdpretrain.engine.deepspeed_strategy import make_importable
 from mdpretrain.engine.training_state import LightningFile, read_mapped
-from mdpretrain.networks.checkpoint_files import checkpoint_name, newest_checkpoint, whole_checkpoints
+from mdpretrain.networks.checkpoint_files import EMA_KEY, checkpoint_name, newest_checkpoint, whole_checkpoints
 from mdpretrain.networks.checkpoint_manifest import check
 
 EVERY_STEP = CheckpointOptions(every_n_steps=1, keep=2)
@@ -120,10 +120,11 @@ def _losses(path: pathlib.Path) -> dict[int, str]:
 
 
 def _state(folder: pathlib.Path) -> dict[str, Any]:
-    """Weights, moments and counters of the last checkpoint, which must be equal to the bit (the shards' padding need not be)."""
+    """Weights, averages, moments and counters of the last checkpoint, which must be equal to the bit (the shards' padding need not be)."""
     last = folder / checkpoint_name(STEPS)
     state = DeepSpeedFolder(last) if last.is_dir() else LightningFile(last, read_mapped(last))
     values: dict[str, Any] = {name: state.weight(name).tolist() for name in state.weight_names()}
+    values |= {f"average of {name}": value.tolist() for name, value in state.client[EMA_KEY].items()}
     for name in (name for group in state.optimizer_groups() for name in group.names):
         values[f"moments of {name}"] = {key: torch.as_tensor(value).tolist() for key, value in state.optimizer_state(name).items()}
     return values

@@ -15,7 +15,7 @@ from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
 from mdpretrain.engine.deepspeed_strategy import make_importable
 from mdpretrain.engine.training_state import LightningFile, TrainingState, read_mapped
-from mdpretrain.networks.checkpoint_files import checkpoint_name
+from mdpretrain.networks.checkpoint_files import EMA_KEY, checkpoint_name
 
 PROCESSES = (1, 2, 4)
 LAYOUTS = list(itertools.product(STRATEGIES, PROCESSES))
@@ -146,7 +146,7 @@ def _differences(result: dict[str, Any], expected: dict[str, Any], exact: bool, 
 
 
 def _state_differences(own: TrainingState, other: TrainingState) -> list[str]:
-    """Weights, buffers, moments, counters and hyper-parameters that two checkpoints do not share."""
+    """Weights, buffers, moments, counters, averages and hyper-parameters that two checkpoints do not share."""
     if sorted(own.weight_names()) != sorted(other.weight_names()):
         return [f"weights {own.weight_names()} and {other.weight_names()}"]
     names = own.weight_names()
@@ -156,7 +156,10 @@ def _state_differences(own: TrainingState, other: TrainingState) -> list[str]:
         for state in (own, other)
     ]
     texts += [] if groups[0] == groups[1] else [f"groups {groups[0]} and {groups[1]}"]
-    for name in (name for group in own.optimizer_groups() for name in group.names):
+    averages = own.client[EMA_KEY], other.client[EMA_KEY]
+    assert averages[0].keys() == averages[1].keys() == {name for group in own.optimizer_groups() for name in group.names}
+    texts += [f"ema of {key}" for key, value in averages[0].items() if not torch.allclose(value, averages[1][key], rtol=1e-5, atol=1e-6)]
+    for name in averages[0]:
         one, two = own.optimizer_state(name), other.optimizer_state(name)
         assert sorted(one) == ["exp_avg", "exp_avg_sq", "step"] == sorted(two)
         close = (torch.allclose(torch.as_tensor(one[key]), torch.as_tensor(two[key]), rtol=1e-4, atol=1e-6) for key in one)
