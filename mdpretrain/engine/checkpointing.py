@@ -39,13 +39,23 @@ class RunCheckpoints(Checkpoint):
         self.folder = folder
         self.options = options
         self.recipe = recipe
-        self._saved_step = -1
+        self._saved_step = self._seen_step = -1
         self._clock = None if options.every_minutes is None else Clock(options.every_minutes)
         self._best: dict[str, Any] | None = None
         self._code = code_version()
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Make the folder, clear what a killed process left half-written, and let the optimiser read any checkpoint."""
+        """Make the folder, clear what a killed process left half-written, and let the optimiser read any checkpoint.
+
+        Raises:
+            ValueError: a validation would fall between the batches of one step, where nothing can be saved.
+        """
+        interval, batches = trainer.val_check_interval, trainer.accumulate_grad_batches
+        if self.options.best_metric is not None and isinstance(interval, int) and interval % batches:
+            raise ValueError(
+                f"best_metric saves after a validation, and trainer.val_check_interval {interval} is not a multiple of "
+                f"accumulate_grad_batches {batches}: make it one"
+            )
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             clear_partial(self.folder)
@@ -56,6 +66,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """A resumed run does not save again what it has just read."""
+        self._seen_step = trainer.global_step
         self._note_saved(trainer.global_step)
 
     def on_train_batch_end(
@@ -63,8 +74,9 @@ class RunCheckpoints(Checkpoint):
     ) -> None:
         """Save where the number of the step or the clock asks for it, and after the last step."""
         step = trainer.global_step
-        if step == self._saved_step:
-            return
+        if step == self._seen_step:
+            return  # gradients are being accumulated: what they are now is in no checkpoint
+        self._seen_step = step
         by_step = self.options.is_due(step) or step == trainer.max_steps
         if by_step or (self._clock is not None and self._clock.is_due(trainer)):
             self.save(trainer)
@@ -81,8 +93,7 @@ class RunCheckpoints(Checkpoint):
         figure = trainer.strategy.broadcast(float(value))
         if not self.options.is_better(figure, None if self._best is None else float(self._best["value"])):
             return
-        if trainer.global_step != self._saved_step:
-            self.save(trainer)
+        self.save_now(trainer)
         record = {"metric": self.options.best_metric, "direction": self.options.best_direction, "value": figure}
         self._best = {**record, "checkpoint": checkpoint_name(trainer.global_step)}
         if trainer.is_global_zero:
@@ -92,6 +103,10 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last state where the run's end was not a number of steps."""
+        self.save_now(trainer)
+
+    def save_now(self, trainer: lightning.Trainer) -> None:
+        """Save the present step, on every process, unless it is saved already."""
         if trainer.global_step != self._saved_step:
             self.save(trainer)
 
