@@ -76,6 +76,10 @@ class Task(lightning.LightningModule):
                 file.write(f"{step} {self.losses[step]!r}\n")
         return loss
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        values = torch.randn(GLOBAL_BATCH, 7, generator=torch.Generator().manual_seed(99))
+        self.log("sum", self.network(values.to(self.network.first.weight.dtype)).float().sum(), batch_size=GLOBAL_BATCH)
+
     def configure_optimizers(self) -> Any:
         parts = self.network
         groups = [
@@ -135,28 +139,39 @@ def fit(
     """
     task, extra, looking = Task(11 if resume is None else 12, loss_log), NamedExtra(), _Look(look)
     callbacks: list[Any] = [extra, Ema(0.5), looking, RunCheckpoints(folder, options, recipe="a recipe")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            devices=processes,
-            strategy=_strategy(strategy),
-            precision=precision,  # type: ignore[arg-type]
-            max_steps=STEPS,
-            max_epochs=-1,
-            callbacks=callbacks,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=folder.parent,
-        )
-        prepare_loading(trainer, folder if automatic else None)
-        trainer.fit(task, list(range(1000)), ckpt_path=None if resume is None else str(resume))
+    trainer = _trainer(strategy, processes, callbacks, folder.parent, precision)
+    prepare_loading(trainer, folder if automatic else None)
+    trainer.fit(task, list(range(1000)), ckpt_path=None if resume is None else str(resume))
     learning_rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
     sums = {name: float(value.double().sum()) for name, value in extra.values.items()}
     figures = {"lr": learning_rates, "extra": sums, "seen": int(task.network.seen)}
     return {"losses": {str(step): loss for step, loss in task.losses.items()}, "seen_at_start": looking.answer, **figures}
+
+
+def validate(strategy: str, processes: int, checkpoint: pathlib.Path) -> float:
+    """A sum over what the network of a checkpoint puts out, under a strategy that does not train."""
+    trainer = _trainer(strategy, processes, [], checkpoint.parent, "32-true")
+    prepare_loading(trainer, None)
+    figures = trainer.validate(Task(13), [0], ckpt_path=str(checkpoint), verbose=False)
+    return float(figures[0]["sum"])
+
+
+def _trainer(strategy: str, processes: int, callbacks: list[Any], root: pathlib.Path, precision: str) -> lightning.Trainer:
+    warnings.simplefilter("ignore")
+    return lightning.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy=_strategy(strategy),
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=STEPS,
+        max_epochs=-1,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=root,
+    )
 
 
 class _Look(lightning.Callback):
@@ -167,7 +182,7 @@ class _Look(lightning.Callback):
         self.answer = None if self.look is None else self.look(trainer)
 
 
-def in_group(processes: int, work: Callable[[int], Any], folder: pathlib.Path, deadline_s: float = 400.0) -> Any:
+def in_group(processes: int, work: Callable[[int], Any], folder: pathlib.Path, deadline_s: float = 900.0) -> Any:
     """What ``work(rank)`` returned on rank 0 of a group of forked processes, all of which ended well.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from sharded_runs import SAVED_STEP, STEPS, STRATEGIES, fit, in_group
+from sharded_runs import SAVED_STEP, STEPS, STRATEGIES, fit, in_group, validate
 
 from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
@@ -27,37 +27,43 @@ def deepspeed_once() -> None:
     make_importable(on_gpu=False)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[int, Any]]:
+    """One run in every layout, with its checkpoints: where they are, and processes -> strategy -> what it did."""
+    root = tmp_path_factory.mktemp("undisturbed")
+
+    def runs(processes: int) -> dict[str, Any]:
+        return {strategy: fit(_folder(root, strategy, processes), strategy, processes) for strategy in STRATEGIES}
+
+    return root, {count: in_group(count, lambda rank: runs(count), root / f"log_{count}") for count in PROCESSES}  # noqa: B023
+
+
 @pytest.mark.slow
-def test_every_checkpoint_resumes_under_every_strategy_on_every_number_of_processes(tmp_path: pathlib.Path) -> None:
-    def first_runs(processes: int) -> dict[str, Any]:
-        return {strategy: fit(_folder(tmp_path, strategy, processes), strategy, processes) for strategy in STRATEGIES}
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("processes", PROCESSES)
+def test_every_checkpoint_resumes_under_every_strategy_on(
+    tmp_path: pathlib.Path, undisturbed: tuple[pathlib.Path, dict[int, Any]], processes: int
+) -> None:
+    root, firsts = undisturbed
+    pairs = list(itertools.product(LAYOUTS, STRATEGIES))
 
-    def resumed_runs(processes: int) -> dict[str, Any]:
-        pairs = itertools.product(LAYOUTS, STRATEGIES)
-        return {
-            f"{origin[0]} on {origin[1]} -> {strategy} on {processes}": fit(
-                _target(tmp_path, origin, strategy, processes), strategy, processes, resume=_saved(tmp_path, *origin)
-            )
-            for origin, strategy in pairs
-        }
+    def target(origin: tuple[str, int], strategy: str) -> pathlib.Path:
+        return tmp_path / f"from_{origin[0]}_{origin[1]}" / strategy / "checkpoints"
 
-    undisturbed = {count: in_group(count, lambda rank: first_runs(count), tmp_path / f"first_{count}") for count in PROCESSES}  # noqa: B023
-    reference = undisturbed[1]["ddp"]
+    def resumed_runs(rank: int) -> list[dict[str, Any]]:
+        saved = checkpoint_name(SAVED_STEP)
+        return [fit(target(origin, strategy), strategy, processes, resume=_folder(root, *origin) / saved) for origin, strategy in pairs]
+
+    reference = firsts[1]["ddp"]
     assert sorted(reference["losses"]) == [str(step) for step in range(STEPS)]
+    last = _state(_folder(root, "ddp", 1) / checkpoint_name(STEPS))
     wrong = []
-    for count in PROCESSES:
-        for name, result in in_group(count, lambda rank: resumed_runs(count), tmp_path / f"second_{count}").items():  # noqa: B023
-            origin, target = name.split(" -> ")
-            same = origin == target
-            expected = undisturbed[count][target.split(" on ")[0]] if same else reference
-            wrong += [f"{name}: {text}" for text in _differences(result, expected, exact=same)]
+    for (origin, strategy), result in zip(pairs, in_group(processes, resumed_runs, tmp_path / "log"), strict=True):
+        exact = origin == (strategy, processes)
+        differences = _differences(result, firsts[processes][strategy] if exact else reference, exact)
+        differences += _state_differences(_state(target(origin, strategy) / checkpoint_name(STEPS)), last)
+        wrong += [f"{origin} -> {strategy} on {processes}: {text}" for text in differences]
     assert not wrong, "\n".join(wrong)
-
-    last = _state(_folder(tmp_path, "ddp", 1) / checkpoint_name(STEPS))
-    for origin, (strategy, count) in itertools.product(LAYOUTS, LAYOUTS):
-        converted = _state(_target(tmp_path, origin, strategy, count) / checkpoint_name(STEPS))
-        wrong += [f"{origin} -> {strategy} on {count}: {text}" for text in _state_differences(converted, last)]
-    assert not wrong, "\n".join(wrong[:20])
 
 
 def test_one_conversion_each_way(tmp_path: pathlib.Path) -> None:
@@ -79,6 +85,20 @@ def test_one_conversion_each_way(tmp_path: pathlib.Path) -> None:
         state["exp_avg"].zero_()
     torch.save(content, tmp_path / "forgetful.ckpt")
     assert _state_differences(_state(tmp_path / "forgetful.ckpt"), _state(tmp_path / "zero3" / checkpoint_name(STEPS)))
+
+
+def test_every_strategy_validates_the_checkpoints_of_every_other(tmp_path: pathlib.Path) -> None:
+    """Also ZeRO-3, which by itself cannot validate from a checkpoint."""
+
+    def work(rank: int) -> dict[str, float]:
+        for strategy in STRATEGIES:
+            fit(tmp_path / strategy, strategy, 2)
+        pairs = itertools.product(STRATEGIES, STRATEGIES)
+        return {f"{one} -> {two}": validate(two, 2, tmp_path / one / checkpoint_name(STEPS)) for one, two in pairs}
+
+    sums = in_group(2, work, tmp_path / "log")
+    assert len(sums) == 16 and sums["ddp -> ddp"] != 0
+    assert sums == pytest.approx(dict.fromkeys(sums, sums["ddp -> ddp"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
@@ -119,14 +139,6 @@ def test_float32_masters_and_moments_of_a_bfloat16_run_travel(tmp_path: pathlib.
 
 def _folder(root: pathlib.Path, strategy: str, processes: int) -> pathlib.Path:
     return root / f"{strategy}_{processes}" / "checkpoints"
-
-
-def _saved(root: pathlib.Path, strategy: str, processes: int) -> pathlib.Path:
-    return _folder(root, strategy, processes) / checkpoint_name(SAVED_STEP)
-
-
-def _target(root: pathlib.Path, origin: tuple[str, int], strategy: str, processes: int) -> pathlib.Path:
-    return root / f"from_{origin[0]}_{origin[1]}" / f"{strategy}_{processes}" / "checkpoints"
 
 
 def _state(path: pathlib.Path) -> TrainingState:
