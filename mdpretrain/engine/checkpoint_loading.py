@@ -50,6 +50,7 @@ class AnyCheckpoint(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | pathlib.Path, storage_options: Any | None = None) -> None:
         """Straight to the file: Lightning would put it together in memory first."""
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, path)
 
     def load_checkpoint(

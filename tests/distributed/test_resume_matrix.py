@@ -16,6 +16,7 @@ from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
 from mdpretrain.engine.deepspeed_strategy import make_importable
 from mdpretrain.engine.training_state import LightningFile, TrainingState, read_mapped
 from mdpretrain.networks.checkpoint_files import EMA_KEY, checkpoint_name
+from mdpretrain.networks.checkpoint_manifest import check
 
 PROCESSES = (1, 2, 4)
 LAYOUTS = list(itertools.product(STRATEGIES, PROCESSES))
@@ -71,7 +72,7 @@ def test_one_conversion_each_way(tmp_path: pathlib.Path) -> None:
 
     def work(rank: int) -> list[dict[str, Any]]:
         first = fit(tmp_path / "zero3", "zero3", 2)
-        later = CheckpointOptions(every_n_steps=SAVED_STEP + 1)
+        later = CheckpointOptions(every_n_steps=1000, every_minutes=1e-7, keep=9)  # after every step, by one process's clock
         second = fit(tmp_path / "zero2", "zero2", 2, resume=tmp_path / "zero3" / checkpoint_name(SAVED_STEP), options=later)
         third = fit(tmp_path / "ddp", "ddp", 2, resume=tmp_path / "zero2" / checkpoint_name(SAVED_STEP + 1))
         return [first, second, third]
@@ -85,6 +86,22 @@ def test_one_conversion_each_way(tmp_path: pathlib.Path) -> None:
         state["exp_avg"].zero_()
     torch.save(content, tmp_path / "forgetful.ckpt")
     assert _state_differences(_state(tmp_path / "forgetful.ckpt"), _state(tmp_path / "zero3" / checkpoint_name(STEPS)))
+
+
+def test_one_changed_bit_in_one_process_s_file_is_found_and_an_older_checkpoint_used_by_all(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "checkpoints"
+    options = CheckpointOptions(every_n_steps=1, keep=3)
+    whole = in_group(2, lambda rank: fit(folder, "zero2", 2, options=options), tmp_path / "log")
+    newest = folder / checkpoint_name(STEPS)
+    shard = max((newest / "checkpoint").glob("*rank_1_*optim_states.pt"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    again = in_group(2, lambda rank: fit(folder, "zero2", 2, resume=newest, automatic=True), tmp_path / "log_again")
+    assert list(again["losses"]) == [str(STEPS - 1)] and again["losses"].items() <= whole["losses"].items()
+    assert newest.with_name(newest.name + ".damaged").is_dir() and check(newest)
+    said = (tmp_path / "log_again" / "rank_0.log").read_text()
+    assert shard.name in said and "resuming from the older" in said
 
 
 def test_every_strategy_validates_the_checkpoints_of_every_other(tmp_path: pathlib.Path) -> None:
