@@ -23,8 +23,8 @@ from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
 from mdpretrain.engine.deepspeed_strategy import DeepSpeed
 from mdpretrain.engine.state_filling import NAMED, fill_engine
 from mdpretrain.engine.training_state import PARAMETER_NAMES, LightningFile, TrainingState, detached, read_mapped
-from mdpretrain.networks.checkpoint_files import EMA_KEY, is_deepspeed_folder, whole_checkpoints
-from mdpretrain.networks.checkpoint_manifest import check
+from mdpretrain.networks.checkpoint_files import EMA_KEY, find_checkpoint, is_deepspeed_folder, whole_checkpoints
+from mdpretrain.networks.checkpoint_manifest import UnreadableError, check
 
 
 def prepare_loading(trainer: lightning.Trainer, resume_folder: pathlib.Path | None) -> None:
@@ -92,8 +92,7 @@ def agreed_checkpoint(strategy: Strategy, path: pathlib.Path, resume_folder: pat
 def _sound_checkpoint(path: pathlib.Path, resume_folder: pathlib.Path | None) -> pathlib.Path:
     """``path`` if it is as it was written, else (in a run's own folder) the newest one that is."""
     if resume_folder is None or path.parent.resolve() != resume_folder.resolve():  # the user names it: nothing else will do
-        if not path.exists():
-            raise ValueError(f"there is no checkpoint {path}")
+        path = find_checkpoint(path)
         try:
             _look_at(path)
         except ValueError as error:
@@ -103,6 +102,9 @@ def _sound_checkpoint(path: pathlib.Path, resume_folder: pathlib.Path | None) ->
     for candidate in reversed(whole_checkpoints(resume_folder)):
         try:
             _look_at(candidate)
+        except UnreadableError as error:  # it may be whole, and readable tomorrow: left where it is
+            complaints.append(str(error))
+            _say(f"WARNING: checkpoint {candidate} cannot be read now ({error}); an older one is looked for")
         except ValueError as error:
             aside = set_aside(candidate)
             complaints.append(str(error))

@@ -17,6 +17,10 @@ _THREADS = 8  # hashing leaves Python's lock, and one thread does 0.5 to 2 GB/s
 _CHUNK = 1 << 22
 
 
+class UnreadableError(ValueError):
+    """The file system would not give a file's content, now; nothing is known of the content itself."""
+
+
 def manifest_path(checkpoint: pathlib.Path) -> pathlib.Path:
     """Where the manifest of a checkpoint is."""
     return checkpoint.with_name(checkpoint.name.removesuffix(".ckpt") + SUFFIX)
@@ -26,15 +30,18 @@ def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any] | None:
     """The manifest's content; None for a checkpoint that was written without one.
 
     Raises:
-        ValueError: it cannot be read.
+        UnreadableError: the file system does not give it.
+        ValueError: it is no manifest.
     """
     path = manifest_path(checkpoint)
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("files"), dict):
         raise ValueError(f"{path} is not a manifest of format {FORMAT}")
     return content
@@ -61,6 +68,7 @@ def check(checkpoint: pathlib.Path) -> bool:
         True if every file is as it was written; False if it has no manifest to compare it with.
 
     Raises:
+        UnreadableError: the file system does not give a file.
         ValueError: a file is missing, of another size or of other content, named.
     """
     manifest = read_manifest(checkpoint)
@@ -76,7 +84,7 @@ def check(checkpoint: pathlib.Path) -> bool:
     try:
         found = hash_files(checkpoint, list(paths.values()))
     except OSError as error:
-        raise ValueError(f"{checkpoint} cannot be read ({error})") from error
+        raise UnreadableError(f"{checkpoint} cannot be read ({error})") from error
     for name, facts in found.items():
         if facts["sha256"] != expected[name]["sha256"]:
             raise ValueError(f"{paths[name]} is not what was written: its SHA-256 is another")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from shard_parts import write_folder
 from training_runs import column, losses, recipe, run, write_recipe
 
 from mdpretrain.cli import main
+from mdpretrain.engine.checkpoint_loading import agreed_checkpoint
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, whole_checkpoints
 from mdpretrain.networks.checkpoint_manifest import check, read_manifest
 
@@ -82,7 +85,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_used(
     torch.load(newest, weights_only=True)
     arguments = ["--config", str(shards / "kept.yaml"), "--run_dir", str(tmp_path / "run")]
     capfd.readouterr()
-    assert main(["validate", *arguments, "--ckpt_path", str(newest)]) == 2
+    assert main(["validate", *arguments, "--ckpt_path", str(folder / "latest")]) == 2
     assert f"{newest} is damaged" in capfd.readouterr().err.replace("\n", " ")
     assert main(["consolidate", str(tmp_path / "run")]) == 2 and "is damaged" in capfd.readouterr().err
 
@@ -96,6 +99,28 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_used(
         path.write_bytes(path.read_bytes()[:-100])
     assert run(["fit", *arguments, "--resume"]) != [0]
     assert "no checkpoint in" in capfd.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_touched(
+    tmp_path: pathlib.Path, kept: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(kept / "checkpoints", folder)
+    newest, older = whole_checkpoints(folder)[-1], whole_checkpoints(folder)[-2]
+    whole_open = pathlib.Path.open
+
+    def failing_open(path: pathlib.Path, *arguments: Any, **options: Any) -> Any:
+        if path.resolve() == newest:
+            raise OSError(5, "Input/output error", str(path))
+        return whole_open(path, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", failing_open)
+    assert agreed_checkpoint(SingleDeviceStrategy(), newest, folder) == older
+    assert newest.exists() and "cannot be read now" in capfd.readouterr().err
+    with pytest.raises(ValueError, match="Input/output error"):
+        agreed_checkpoint(SingleDeviceStrategy(), newest, None)
+    monkeypatch.undo()
+    assert agreed_checkpoint(SingleDeviceStrategy(), newest, folder) == newest
 
 
 def test_minutes_and_wrong_options(tmp_path: pathlib.Path, shards: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
