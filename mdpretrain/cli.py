@@ -7,10 +7,8 @@ MDPRETRAIN_DEBUG=1) shows the traceback instead.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
-import pathlib
 import sys
 from collections.abc import Callable
 
@@ -21,7 +19,7 @@ HELP = """usage: mdpretrain VERB [options]
   label        write a teacher's pseudo-labels as shards
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image
-  consolidate  one small file from a run's newest checkpoint (also from a DeepSpeed folder)
+  consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
   replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
   audit        prove what a run was trained on: nothing lost, nothing repeated
 
@@ -39,7 +37,7 @@ COMMANDS = {
     "label": ("mdpretrain.labeling.command", "label_command"),
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
     "predict": ("mdpretrain.evaluation.command", "predict_command"),
-    "consolidate": ("mdpretrain.cli", "consolidate_command"),
+    "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
     "replay": ("mdpretrain.replay_command", "replay_command"),
     "audit": ("mdpretrain.data.audit_command", "audit_command"),
 }
@@ -82,19 +80,6 @@ def one_sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return text or type(error).__name__
-
-
-def consolidate_command(argv: list[str]) -> int:
-    """``mdpretrain consolidate --checkpoint RUN_OR_CHECKPOINT --output FILE``."""
-    from mdpretrain.engine.consolidate import consolidate
-
-    parser = argparse.ArgumentParser(prog="mdpretrain consolidate", description="One small file with weights and configs.")
-    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="a run folder, a checkpoint file or a DeepSpeed folder")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="the file to write")
-    parser.add_argument("--ema", action="store_true", help="the averaged weights (ema_decay) in place of the trained ones")
-    options = parser.parse_args(argv)
-    print(f"wrote {consolidate(options.checkpoint, options.output, options.ema)}")
-    return 0
 
 
 def _command(verb: str) -> Callable[[list[str]], int]:

@@ -32,6 +32,8 @@ from mdpretrain.data.datamodule import ShardDataModule
 from mdpretrain.data.ledger import LEDGER_FOLDER
 from mdpretrain.engine.callbacks import ChannelsLast, ProgressLines
 from mdpretrain.engine.checkpoint_folder import write_text
+from mdpretrain.engine.checkpoint_loading import prepare_loading
+from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.engine.ema import Ema
@@ -112,7 +114,11 @@ class TrainingCLI(LightningCLI):
             "--resume", action="store_true", help="continue from the newest whole checkpoint of run_dir; start where there is none"
         )
         parser.add_argument("--checkpoint_every_n_steps", type=int, default=1000, help="optimiser steps between checkpoints")
+        parser.add_argument("--checkpoint_every_minutes", type=float, default=None, help="also after so many minutes without one")
         parser.add_argument("--keep_checkpoints", type=int, default=2, help="how many of the newest checkpoints stay")
+        parser.add_argument("--milestone_every_n_steps", type=int, default=None, help="checkpoints of these steps stay for ever")
+        parser.add_argument("--best_metric", type=str, default=None, help="keep the checkpoint where this is best, e.g. val/loss")
+        parser.add_argument("--best_direction", type=Literal["min", "max"], default="min", help="which best_metric is better")
         parser.add_argument("--progress_every_s", type=float, default=10.0, help="seconds between two progress lines")
         parser.add_argument("--tensorboard", type=bool, default=True, help="write TensorBoard event files")
         parser.add_argument(
@@ -163,13 +169,15 @@ class TrainingCLI(LightningCLI):
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), *([guard] if guard else [])]
         callbacks += [Ema(decay, guard, self._option("ema_validate"))] if decay else []
         callbacks.append(ProgressLines(self._option("progress_every_s")))
-        callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints")))
+        callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self._recipe_text()))
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         callbacks += [ActivationCheckpointing(parts)] if (parts := self._option("activation_checkpointing")) else []
         callbacks += [CompileNetwork()] if self._option("compile") else []
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
-        return super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)
+        prepare_loading(trainer, self.run_dir / FOLDER if fitting and self._option("resume") else None)
+        return trainer
 
     @property
     def run_dir(self) -> pathlib.Path:
@@ -187,6 +195,15 @@ class TrainingCLI(LightningCLI):
     def _refuse_overwriting(self) -> None:
         if self.subcommand == "fit" and not self._option("resume") and (newest := newest_checkpoint(self.run_dir)):
             raise ValueError(f"{self.run_dir} already holds a run ({newest.name}): give --resume to continue it, or another --run_dir")
+
+    def _checkpoint_options(self) -> CheckpointOptions:
+        every = {"every_n_steps": "checkpoint_every_n_steps", "every_minutes": "checkpoint_every_minutes", "keep": "keep_checkpoints"}
+        same = ("milestone_every_n_steps", "best_metric", "best_direction")
+        return CheckpointOptions(**{name: self._option(key) for name, key in (every | {name: name for name in same}).items()})
+
+    def _recipe_text(self) -> str:
+        """The resolved recipe, as ``config.yaml`` of the run folder has it."""
+        return self._parser(self.subcommand).dump(self.config.get(self.subcommand, self.config), skip_none=False)
 
     def _loggers(self) -> list[Logger]:
         loggers: list[Logger] = [CsvLog(self.run_dir / "csv")]

@@ -82,7 +82,7 @@ def run(arguments: list[str], ranks: int = 1, deadline_s: float = 120.0) -> list
     Several ranks find each other through the environment that torchrun would set.
     """
     context = multiprocessing.get_context("fork")
-    port = _free_port()
+    port = free_port()
     processes = [context.Process(target=_child, args=(arguments, rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
         process.start()
@@ -204,29 +204,35 @@ def delivered(run_dir: pathlib.Path) -> list[str]:
     return (run_dir / "keys.txt").read_text().splitlines()
 
 
-def _child(arguments: list[str], rank: int, ranks: int, port: int) -> None:
-    torch.set_num_threads(1)
-    if ranks > 1:
-        os.environ.update(
-            {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "LOCAL_WORLD_SIZE": str(ranks),
-                "GROUP_RANK": "0",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "TORCHELASTIC_RUN_ID": "test",
-                "GLOO_SOCKET_IFNAME": "lo",
-            }
-        )
-    sys.exit(main([*arguments, "--debug"]))
+def join_group(rank: int, ranks: int, port: int) -> None:
+    """Tell this process, as torchrun would, which of how many it is."""
+    os.environ.update(
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "GROUP_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "test",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+    )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _child(arguments: list[str], rank: int, ranks: int, port: int) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        join_group(rank, ranks, port)
+    sys.exit(main([*arguments, "--debug"]))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

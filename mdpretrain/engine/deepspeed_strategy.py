@@ -7,6 +7,8 @@ the communication), and the optimiser is torch's fused AdamW.
 from __future__ import annotations
 
 import os
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import mdpretrain.compat  # noqa: F401  (before lightning)
@@ -15,6 +17,7 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
@@ -46,6 +49,9 @@ class DeepSpeed(DeepSpeedStrategy):
         if offload_optimizer and not on_gpu:
             raise ValueError("trainer.strategy: offload_optimizer needs a GPU; without one the optimiser is in host memory already")
         make_importable(on_gpu)
+        self.stage = stage
+        # (checkpoint, DeepSpeed's own way of loading) -> Lightning's part; set by ``checkpoint_loading``, which reads any checkpoint
+        self.read_checkpoint: Callable[[pathlib.Path, Callable[[pathlib.Path], dict[str, Any]]], dict[str, Any]] | None = None
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,
@@ -65,6 +71,21 @@ class DeepSpeed(DeepSpeedStrategy):
             return
         self.parallel_devices = [torch.device("cpu", index) for index in range(self.num_processes)]
         super(DeepSpeedStrategy, self).setup_environment()
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the engine has an optimiser to fill."""
+        assert self.lightning_module is not None
+        return self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+
+    def load_checkpoint(self, checkpoint_path: str | pathlib.Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Fill the engine from a checkpoint of any strategy and return what else Lightning restores."""
+
+        def native(path: pathlib.Path) -> dict[str, Any]:
+            return super(DeepSpeed, self).load_checkpoint(path, weights_only)
+
+        path = pathlib.Path(checkpoint_path)
+        return native(path) if self.read_checkpoint is None else self.read_checkpoint(path, native)
 
 
 def make_importable(on_gpu: bool) -> None:

@@ -1,20 +1,28 @@
 """Finding and reading checkpoints: the layout of ``RUN/checkpoints/`` and which of its checkpoints are whole.
 
 ``step_00000100.ckpt`` (a file, or DeepSpeed's folder) appears by a rename when everything in it is on disk;
-``step_00000100.ckpt.partial`` is being written, or was when its process died; ``latest`` is a one-line text file naming the
-newest whole checkpoint, for people and scripts. Nothing ever reads a ``.partial``.
+``step_00000100.manifest.json`` beside it has its sizes and hashes; ``step_00000100.ckpt.partial`` is being written, or was when its
+process died; ``step_00000100.ckpt.damaged`` was found to differ from its manifest. ``latest`` and ``best`` are one-line text files
+naming a whole checkpoint, for people, scripts and ``find_checkpoint``. Nothing ever reads a ``.partial`` or a ``.damaged``.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+
+from mdpretrain.networks.checkpoint_manifest import check
 
 FOLDER = "checkpoints"
 LATEST = "latest"
+BEST = "best"
+SAFETENSORS_SUFFIX = ".safetensors"
+SAFETENSORS_RECORD = "mdpretrain"  # key of its metadata: JSON with how to build the modules
 PARTIAL_SUFFIX = ".partial"
 EMA_KEY = "ema"  # in a checkpoint: parameter name -> averaged float32 tensor
 _NAME = re.compile(r"step_(\d{8,})\.ckpt")
@@ -45,11 +53,13 @@ def is_deepspeed_folder(path: pathlib.Path) -> bool:
 
 
 def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
-    """A checkpoint itself, or the newest whole one of a run folder.
+    """A checkpoint itself, the one that a file ``latest`` or ``best`` names, or the newest whole one of a run folder.
 
     Raises:
         ValueError: nothing there.
     """
+    if path.name in (LATEST, BEST) and path.is_file():
+        path = path.parent / path.read_text().strip()
     if path.is_file() or is_deepspeed_folder(path):
         return path
     found = newest_checkpoint(path) if path.is_dir() else None
@@ -60,16 +70,20 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
 
 
 def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
-    """The content of a checkpoint (or of a run's newest), on the CPU, by torch's restricted unpickler.
+    """The content of a checkpoint (or of a run's newest), compared with its manifest, on the CPU, by torch's restricted unpickler.
 
     Raises:
         ValueError: nothing there, a DeepSpeed folder, not a torch file, damaged, or holding more than tensors and plain values.
     """
     source = find_checkpoint(path)
     if source.is_dir():
-        raise ValueError(
-            f"{source} is a DeepSpeed folder: run `mdpretrain consolidate --checkpoint {source} --output FILE.ckpt` and name that"
-        )
+        raise ValueError(f"{source} is a DeepSpeed folder: run `mdpretrain consolidate {source} --output FILE.safetensors` and name that")
+    try:
+        check(source)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {source} is damaged: {error}; name an older one of its folder") from error
+    if source.suffix == SAFETENSORS_SUFFIX:
+        return _load_safetensors(source)
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here (pickle, zip, runtime), all meaning: this file is no good
@@ -77,6 +91,19 @@ def load_checkpoint(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "network" not in content or "state_dict" not in content:
         raise ValueError(f"{source} is not a checkpoint of mdpretrain: it does not say how its network is built")
     return content
+
+
+def _load_safetensors(path: pathlib.Path) -> dict[str, Any]:
+    """What ``mdpretrain consolidate`` wrote, in the form of a checkpoint."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = (file.metadata() or {}).get(SAFETENSORS_RECORD)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error}); is it whole?") from error
+    if record is None:
+        raise ValueError(f"{path} holds weights but does not say how their network is built; only files of mdpretrain consolidate do")
+    return {**json.loads(record), "state_dict": weights}
 
 
 def with_averaged_weights(content: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:

@@ -60,3 +60,22 @@ def test_zero_trains_saves_resumes_and_consolidates(
 
     assert main(["consolidate", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "x.ckpt")]) == 2
     assert "holds no finished checkpoint" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_zero_3_on_two_to_zero_2_on_one_to_ddp_on_four(
+    repository: pathlib.Path, tmp_path: pathlib.Path, shards: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The whole command with a real network and loader; ``test_resume_matrix`` has every pair with a small one."""
+    zero, ddp = (["--config", str(repository / f"recipes/engine/{name}.yaml")] for name in ("deepspeed_zero2", "ddp"))
+    arguments = ["fit", "--config", str(shards / "run.yaml"), "--run_dir", str(tmp_path / "run"), "--resume"]
+    for engine, processes, until in (([*zero, "--trainer.strategy.init_args.stage", "3"], 2, 2), (zero, 1, 4), (ddp, 4, STEPS)):
+        options = ["--trainer.devices", str(processes), "--trainer.max_steps", str(until)]
+        assert run([*arguments, *engine, *options], ranks=processes, deadline_s=240) == [0] * processes, f"on {processes} processes"
+    single, moved = losses(shards / "ddp_of_one"), losses(tmp_path / "run")
+    assert sorted(moved) == list(range(STEPS))
+    for step in range(STEPS):
+        assert float(moved[step]) == pytest.approx(float(single[step]), rel=2e-4), f"step {step}"
+    code, text = audit(tmp_path / "run", capfd)
+    assert code == 0 and "steps 0 to 5 in 3 starts on 2, 1, 4 processes: 24 samples, none lost or repeated" in text, text
+    assert delivered(tmp_path / "run") == delivered(shards / "ddp_of_one")

@@ -6,10 +6,12 @@ import pathlib
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from shard_parts import write_folder
 from training_runs import losses, prior_model, recipe, write_recipe
 
 from mdpretrain.cli import COMMANDS, main, one_sentence
+from mdpretrain.networks.checkpoint_files import load_checkpoint
 from mdpretrain.tasks.predictor import load_predictor
 from mdpretrain.training_cli import readable
 
@@ -88,6 +90,20 @@ def test_a_run_leaves_its_config_logs_and_checkpoints_and_is_never_overwritten(
     assert main(["consolidate", "--checkpoint", str(run_dir), "--output", str(tmp_path / "small.ckpt")]) == 0
     assert (tmp_path / "small.ckpt").stat().st_size < pathlib.Path(checkpoint).stat().st_size
     assert load_predictor(tmp_path / "small.ckpt").fingerprint == load_predictor(run_dir).fingerprint
+
+    assert main(["consolidate", str(run_dir)]) == 0
+    weights = load_file(run_dir / "run.safetensors")
+    assert weights.keys() == load_checkpoint(pathlib.Path(checkpoint))["state_dict"].keys()
+    assert load_predictor(run_dir / "run.safetensors").fingerprint == load_predictor(run_dir).fingerprint
+    save_file(weights, tmp_path / "bare.safetensors")
+    for bad, complaint in (("bare.safetensors", "does not say how their network is built"), ("cut.safetensors", "is it whole")):
+        if bad.startswith("cut"):
+            (tmp_path / bad).write_bytes((run_dir / "run.safetensors").read_bytes()[:-7])
+        with pytest.raises(ValueError, match=complaint):
+            load_predictor(tmp_path / bad)
+    assert "must end in .safetensors or .ckpt" in _error(capfd, ["consolidate", str(run_dir), "--output", str(tmp_path / "x.bin")])
+    assert "say with --output" in _error(capfd, ["consolidate", checkpoint])
+    assert "name one checkpoint" in _error(capfd, ["consolidate"])
 
 
 def test_errors_become_one_line() -> None:

@@ -34,7 +34,8 @@ def test_newest_is_the_newest_whole_one(tmp_path: pathlib.Path, as_folder: bool)
     assert (folder / "latest").read_text() == "step_00000020.ckpt\n"
     prune(folder, keep=2)
     clear_partial(folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000020.ckpt", "step_00000100.ckpt"]
+    kept = [f"step_{step:08d}.{ending}" for step in (20, 100) for ending in ("ckpt", "manifest.json")]
+    assert sorted(p.name for p in folder.iterdir()) == ["latest", *kept]
 
 
 def test_publishing_a_step_again_replaces_it(tmp_path: pathlib.Path) -> None:
