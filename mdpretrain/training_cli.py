@@ -34,6 +34,7 @@ from mdpretrain.engine.callbacks import ChannelsLast, NonFiniteGuard, ProgressLi
 from mdpretrain.engine.checkpoint_folder import write_text
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
+from mdpretrain.evaluation.observers import add_options, observers
 from mdpretrain.networks.checkpoint_files import FOLDER, newest_checkpoint
 from mdpretrain.networks.module_config import record_and_build
 
@@ -118,6 +119,7 @@ class TrainingCLI(LightningCLI):
             help="Weights & Biases; only 'online' sends anything",
         )
         parser.add_argument("--channels_last", type=bool, default=False, help="convolutions with channels last: faster, the same sums")
+        add_options(parser)
         parser.add_argument("--ledger", type=bool, default=False, help="write down every sample that is trained on")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -151,6 +153,7 @@ class TrainingCLI(LightningCLI):
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), NonFiniteGuard(), ProgressLines(self._option("progress_every_s"))]
         callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints")))
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
+        callbacks += observers(self._option, self.run_dir)
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)

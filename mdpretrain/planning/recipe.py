@@ -104,11 +104,5 @@ def _reduced(config: dict[str, Any], recipes: tuple[str, ...]) -> PlannedRun:
         sources=sources,
         checkpoint_every=config["checkpoint_every_n_steps"],
         keep_checkpoints=config["keep_checkpoints"],
-        keeps_ema=_keeps_ema(config),
+        keeps_ema=bool(config.get("ema_decay")),
     )
-
-
-def _keeps_ema(config: dict[str, Any]) -> bool:
-    """Whether any option of the run that names an EMA is on."""
-    options = {**config, **config["model"]["init_args"]}
-    return any(bool(value) for key, value in options.items() if "ema" in key.split("_") and not isinstance(value, str))
