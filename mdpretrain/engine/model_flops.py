@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
 from torch import nn
 
 from mdpretrain.networks.fake_step import FakeNetwork
@@ -25,19 +24,18 @@ def model_flops_per_image(task: nn.Module, image_size: tuple[int, int]) -> int |
     on values): a figure that is missing is better than a run that is.
     """
     height, width = image_size
+    own: Any = getattr(task, "network", None)
+    if own is None:
+        return None
     try:
-        network = FakeNetwork.of_config(module_config(_plain(task.network)))
+        # torch.compile's wrapper has no config of its own
+        network = FakeNetwork.of_config(module_config(getattr(own, "_orig_mod", own)))
         step = network.train_step(lambda prediction, batch: prediction.values.float().sum(), 1, height, width, checkpointing=False)
         flops = step.forward_flops + step.backward_flops
         prior: Any = getattr(task, "prior", None)
         if prior is not None and any(True for _ in prior.parameters()):
             flops += FakeNetwork.of_config(module_config(prior)).inference(1, height, width).forward_flops
         return flops
-    except (ValueError, RuntimeError, NotImplementedError, torch._subclasses.fake_tensor.UnsupportedFakeTensorException) as error:
+    except (ValueError, RuntimeError) as error:
         _log.warning("FLOPs are not counted, so MFU is not logged: %s", error)
         return None
-
-
-def _plain(network: Any) -> nn.Module:
-    """The module itself, not torch.compile's wrapper."""
-    return getattr(network, "_orig_mod", network)

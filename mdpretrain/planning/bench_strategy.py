@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,8 @@ def bench_command(argv: list[str]) -> int:
         raise ValueError(f"--strategies {unknown[0]}: there are {', '.join(NAMES)}")
     if options.devices < 1 or options.steps < 1:
         raise ValueError("--devices and --steps must be at least 1")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
     run = read_recipe(options.recipes, options.set)
     images = options.images_per_device or _images_per_device(run)
     rows = []
@@ -99,7 +102,9 @@ def measure(strategy: str, options: argparse.Namespace, changes: list[str], fold
     command = [*launcher, "-m", "mdpretrain.planning.bench_worker", str(result), str(WARM_UP_STEPS), *configs, *changes]
     log = folder / f"{strategy}.log"
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=_environment(options.devices), start_new_session=True
+        )
         try:
             code = process.wait(options.timeout)
         except subprocess.TimeoutExpired:
@@ -218,9 +223,10 @@ def _images_per_device(run: PlannedRun) -> int:
     return max(1, run.batch_size // (run.nodes * (run.devices or 1)))
 
 
-def _environment() -> dict[str, str]:
-    """Threads of a CPU process: its share of the cores."""
-    return {**os.environ, "MDPRETRAIN_DEBUG": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+def _environment(devices: int) -> dict[str, str]:
+    """On a CPU every process gets its share of the cores as threads; torchrun alone would give each one thread."""
+    threads = max(1, (os.cpu_count() or 1) // devices)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def _head(run: PlannedRun, options: argparse.Namespace, images: int, notes: list[str]) -> str:

@@ -11,15 +11,19 @@ import pytest
 import torch
 import yaml
 from shard_parts import write_folder
+from test_fake_step import allocator_peak
+from training_parts import STUDENT_NETWORK, build
 from training_runs import recipe as run_recipe
 from training_runs import write_recipe
 
 from data_shards.mixture import MixtureSource
 from mdpretrain.cli import main
 from mdpretrain.engine.gpus import GPUS, gpu_named, gpu_of_device
+from mdpretrain.losses.table import LossTable
+from mdpretrain.networks.blank_batch import blank_batch
 from mdpretrain.networks.fake_step import StepCost
 from mdpretrain.planning.advice import warnings_of
-from mdpretrain.planning.costs import ImageCost, PriorCost
+from mdpretrain.planning.costs import ImageCost, PriorCost, image_cost
 from mdpretrain.planning.memory import CONTEXT_BYTES, USABLE, largest_batch, memory_use
 from mdpretrain.planning.plan import Cluster, make_plan
 from mdpretrain.planning.recipe import PlannedRun, read_recipe
@@ -82,6 +86,32 @@ def test_memory_per_strategy_is_the_table_of_the_docstring():
     half_frozen = dataclasses.replace(COST, trainable=5 * 10**8)
     part = memory_use(run, half_frozen, "ddp", 1, 16, False)
     assert (part.weights, part.gradients, part.optimiser) == (4e9, 2e9, 4e9)
+
+
+def test_weights_gradients_and_optimiser_are_those_of_a_real_run_to_the_byte_and_activations_near():
+    """A step of the real network in plain torch, by the sizes of what it holds and by the allocator's account of what it made."""
+    loss = {"class_path": "mdpretrain.losses.table.LossTable", "init_args": {"terms": {"default": [{"name": "distance_balanced"}]}}}
+    run = planned(network=STUDENT_NETWORK, loss=loss, image_size=(96, 128), precision="32-true")
+    cost = image_cost(run)
+    network, table = build(STUDENT_NETWORK).train(), LossTable(**loss["init_args"])
+    optimizer = torch.optim.AdamW(network.parameters())
+    batch = blank_batch(3, 96, 128)
+
+    def step() -> None:
+        table(network(batch), batch)[0].backward()
+
+    step()
+    optimizer.step()
+    for parameter in network.parameters():
+        parameter.grad.zero_()
+    use = memory_use(run, cost, "ddp", 3, 1, False)
+    parameters = list(network.parameters())
+    assert use.weights == sum(parameter.nbytes for parameter in parameters)
+    assert use.gradients == sum(parameter.grad.nbytes for parameter in parameters)
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert use.optimiser == sum(moment.nbytes for moment in moments)
+    measured = allocator_peak(step)
+    assert use.activations == pytest.approx(measured, rel=0.25), f"{use.activations} planned, {measured} measured"
 
 
 def test_a_priors_weights_and_passes_count_and_its_memory_only_where_it_is_the_larger():
