@@ -73,6 +73,7 @@ def main_lint(folder: pathlib.Path) -> int:
     return shards_main(["verify", str(folder)])
 
 
+@pytest.mark.slow
 def test_a_strategy_is_measured_and_another_recipes_failure_is_a_row(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]):
     """On made-up data, since the recipe's folders are not there; the second recipe's loss has no meaning for its network."""
     good = write_recipe(tmp_path / "good.yaml", recipe(tmp_path / "nowhere"))
@@ -87,7 +88,7 @@ def test_a_strategy_is_measured_and_another_recipes_failure_is_a_row(tmp_path: p
     content = yaml.safe_load(pathlib.Path(good).read_text())
     content["model"]["init_args"]["loss"]["init_args"]["terms"] = {"default": [{"name": "relative_l1"}]}
     bad = write_recipe(tmp_path / "bad.yaml", content)
-    assert main(["bench", "strategy", bad, *options]) == 1
+    assert main(["bench", "strategy", bad, *options, "--devices", "1"]) == 1
     printed = capfd.readouterr()
     assert "DDP failed: ValueError: loss 'relative_l1' has no meaning" in printed.out and "No strategy ran" in printed.out
 
