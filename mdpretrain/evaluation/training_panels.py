@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+from typing import Any
 
 import mdpretrain.compat  # noqa: F401  (before lightning)
 
@@ -107,7 +108,7 @@ def metres(batch: DepthBatch, prediction: DepthPrediction) -> Tensor:
 
 def _predict(trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: DepthBatch) -> DepthPrediction:
     """Through the strategy's wrapper where there is one: ZeRO-3 gathers parameters there."""
-    strategy = trainer.strategy
+    strategy: Any = trainer.strategy
     with torch.no_grad(), trainer.precision_plugin.val_step_context():
         if strategy.model is pl_module or strategy.model is None:
             return pl_module.predict_depth(batch)  # type: ignore[operator]

@@ -126,7 +126,7 @@ class FlopCount(TorchDispatchMode):
         """Run the operation and count it."""
         result = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        formula = _ATTENTION_ON_CPU.get(packet) or flop_registry.get(packet)
+        formula: Any = _ATTENTION_ON_CPU.get(packet) or flop_registry.get(packet)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result
@@ -135,8 +135,9 @@ class FlopCount(TorchDispatchMode):
 def set_checkpointing(network: nn.Module, enable: bool) -> None:
     """Switch activation checkpointing of every timm backbone inside ``network``."""
     for module in network.modules():
-        if hasattr(module, "set_grad_checkpointing"):
-            module.set_grad_checkpointing(enable)
+        switch: Any = getattr(module, "set_grad_checkpointing", None)
+        if switch is not None:
+            switch(enable)
 
 
 def _tensors(record: Any) -> Iterator[Tensor]:

@@ -7,6 +7,8 @@ from mdpretrain.planning.plan import Plan, StrategyRow
 from mdpretrain.planning.units import bytes_text
 
 MANY_PASSES = 20.0
+SHORT_STEP_S = 0.02
+LARGE_CHECKPOINT_BYTES, DISK_BYTES_PER_S = 1e9, 1e9
 SLOW_STORAGE_BYTES_PER_S = 2e9  # per node; a good parallel file system gives a few times this
 
 
@@ -92,6 +94,11 @@ def _network(plan: Plan) -> list[str]:
 
 def _run(plan: Plan) -> list[str]:
     found = []
+    if plan.chosen.step_s < SHORT_STEP_S:
+        found.append(
+            f"a step of {1e3 * plan.chosen.step_s:.2g} ms of arithmetic is ruled by kernel launches and memory instead: it will be longer; "
+            "a larger batch, or fewer GPUs, uses them better"
+        )
     if plan.run.max_steps is None:
         found.append("the recipe has no trainer.max_steps, so neither its time nor its passes are known")
     if plan.run.devices is not None and (plan.run.nodes, plan.run.devices) != (plan.cluster.nodes, plan.cluster.gpus_per_node):
@@ -101,7 +108,7 @@ def _run(plan: Plan) -> list[str]:
     step_bytes, every = plan.checkpoint_bytes, plan.run.checkpoint_every * plan.chosen.step_s
     if every > 2 * 3600:
         found.append(f"a checkpoint comes every {every / 3600:.1f} h, which a crash loses: lower checkpoint_every_n_steps")
-    if step_bytes / 1e9 > 0.2 * every:
+    if step_bytes > LARGE_CHECKPOINT_BYTES and step_bytes / DISK_BYTES_PER_S > 0.2 * every:
         found.append(f"a checkpoint of {bytes_text(step_bytes)} every {every:.0f} s keeps the disks busy: save less often")
     return found
 

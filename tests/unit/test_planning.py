@@ -180,7 +180,10 @@ def test_what_will_not_work_is_said(monkeypatch):
     assert said("no trainer.max_steps", planned(max_steps=None))
     assert said("the recipe says 4 x 8 GPUs", planned(nodes=4))
     assert said("a checkpoint comes every", planned(checkpoint_every=100_000))
+    assert said("a checkpoint of 12 GB every 12 s keeps the disks busy", planned(checkpoint_every=100))
     assert said("there is one: use ddp", planned(strategy="DeepSpeed", stage=2, batch_size=2), nodes=1, gpus_per_node=1)
+    little = dataclasses.replace(COST, plain=StepCost(1, 10**10, 2 * 10**10, 10**9, 0))
+    assert said("ruled by kernel launches", planned(), little) and not said("ruled by kernel launches", planned())
     quiet = made(monkeypatch, planned(), told={"a": 10**6, "b": 10**6})
     assert warnings_of(quiet) == [] and "No warnings" in report(quiet)
 
