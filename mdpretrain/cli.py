@@ -1,4 +1,4 @@
-"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | audit``.
+"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | plan | bench | audit``.
 
 ``fit`` and ``validate`` are LightningCLI with stacked, strict YAML recipes; the other verbs are plain functions of their
 rooms, imported when called. A user's mistake ends in one sentence on stderr and exit code 2; ``--debug`` (or
@@ -21,6 +21,8 @@ HELP = """usage: mdpretrain VERB [options]
   predict      depth, colours and a point cloud from one image
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
   replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
+  plan         what a run will take: memory, time, passes, the batch script
+  bench        measure strategies on this machine and recommend one: mdpretrain bench strategy RECIPE
   audit        prove what a run was trained on: nothing lost, nothing repeated
 
 `mdpretrain VERB --help` lists a verb's options. --debug shows tracebacks of user errors.
@@ -39,6 +41,8 @@ COMMANDS = {
     "predict": ("mdpretrain.evaluation.command", "predict_command"),
     "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
     "replay": ("mdpretrain.replay_command", "replay_command"),
+    "plan": ("mdpretrain.planning.command", "plan_command"),
+    "bench": ("mdpretrain.planning.bench_strategy", "bench_command"),
     "audit": ("mdpretrain.data.audit_command", "audit_command"),
 }
 

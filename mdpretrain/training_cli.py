@@ -40,6 +40,7 @@ from mdpretrain.engine.ema import Ema
 from mdpretrain.engine.recomputation import ActivationCheckpointing, CompileNetwork
 from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
 from mdpretrain.engine.step_seed import StepSeed
+from mdpretrain.evaluation.observers import add_options, observers
 from mdpretrain.networks.checkpoint_files import FOLDER, newest_checkpoint
 from mdpretrain.networks.module_config import record_and_build
 
@@ -133,6 +134,7 @@ class TrainingCLI(LightningCLI):
         parser.add_class_arguments(StepGuardOptions, "step_guard")
         parser.add_argument("--ema_decay", type=float, default=0.0, help="keep an average of the weights, e.g. 0.9999; 0 is off")
         parser.add_argument("--ema_validate", type=bool, default=True, help="with ema_decay: validate the averaged weights")
+        add_options(parser)
         parser.add_argument("--ledger", type=bool, default=False, help="write down every sample that is trained on")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -173,6 +175,7 @@ class TrainingCLI(LightningCLI):
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         callbacks += [ActivationCheckpointing(parts)] if (parts := self._option("activation_checkpointing")) else []
         callbacks += [CompileNetwork()] if self._option("compile") else []
+        callbacks += observers(self._option, self.run_dir)
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)

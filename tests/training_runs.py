@@ -41,6 +41,8 @@ def recipe(folder: pathlib.Path, **changes: Any) -> dict[str, Any]:
         "tensorboard": False,
         "ledger": True,
         "progress_every_s": 1000.0,
+        "count_flops": False,
+        "panel_images": 0,
         "checkpoint_every_n_steps": 2,
         "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 9, "log_every_n_steps": 1, "val_check_interval": 4},
         "model": {

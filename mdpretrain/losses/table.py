@@ -42,6 +42,8 @@ class LossTable(nn.Module):
     for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
     trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels.
 
+    ``image_figures``: of the last call, by image, detached ``[B]`` tensors: "loss" (their mean is the scalar) and "valid_fraction".
+
     Raises:
         ValueError: at construction, on an unknown row, loss, argument or a value that a loss refuses.
     """
@@ -51,6 +53,7 @@ class LossTable(nn.Module):
         self.include_sky = include_sky
         self.use_confidence = use_confidence
         self._terms = _parse(terms)
+        self.image_figures: dict[str, Tensor] = {}
         self.term_weights: Tensor
         self.register_buffer("term_weights", torch.tensor([term.weights for term in self._terms]), persistent=False)
 
@@ -74,17 +77,21 @@ class LossTable(nn.Module):
             weight = label_weight(batch, self.use_confidence)
             values = prediction.values.float()
             total = values.new_zeros(())
+            of_image = values.new_zeros(len(batch))
             parts: dict[str, Tensor] = {}
             served = torch.zeros_like(target.usable)
             for index, term in enumerate(self._terms):
                 image_weight = self.term_weights[index][batch.label_kind]
                 valid = self._term_valid(term, target, prediction.mask) & (image_weight > 0)[:, None, None, None]
                 losses = term.record.function(values, target.values, valid, weight, reduction="none", **term.options)
-                total = total + (losses * image_weight).sum() / len(batch)
+                weighted = losses * image_weight
+                total = total + weighted.sum() / len(batch)
+                of_image = of_image + weighted.detach()
                 counted = valid.flatten(1).any(dim=1)
                 served = served | counted
                 parts[term.label] = losses.detach().sum() / counted.sum().clamp(min=1)
             parts["valid_fraction"] = target.valid.float().mean()
+            self.image_figures = {"loss": of_image, "valid_fraction": target.valid.flatten(1).float().mean(dim=1)}
             parts["served_fraction"] = served.float().mean()
             parts["absolute_fraction"] = target.absolute.float().mean()
         return total, parts

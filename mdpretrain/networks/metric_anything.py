@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mdpretrain.networks.decoders.dpt import DPTDecoder, DPTHead, default_scales
+from mdpretrain.networks.decoders.dpt import DPTDecoder, DPTHead, default_scales, is_multi_scale, level_order
 from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
 from mdpretrain.networks.positive_output import PositiveActivation, positive, start_at_typical_depth
 from mdpretrain.networks.prompt_conditioning import (
@@ -48,6 +48,7 @@ class MetricAnythingTeacher(nn.Module):
         positive_activation, head_channels: the direct head.
         detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
         residual_bound, mixing_bound: see ResidualHead.
+        deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
         ValueError: a base map that is not among the prepared maps; (forward) a batch without prepared prompt, or without
@@ -70,6 +71,7 @@ class MetricAnythingTeacher(nn.Module):
         detail_channels: int = 32,
         residual_bound: float = 1.0,
         mixing_bound: float = 2.0,
+        deep_to_deep: bool = False,
     ) -> None:
         super().__init__()
         self.prepared_maps = ["global", "local"] if prepared_maps is None else list(prepared_maps)
@@ -80,14 +82,16 @@ class MetricAnythingTeacher(nn.Module):
         self.output, self.base_map, self.positive_activation = output, base_map, positive_activation
         maps = len(self.prepared_maps)
         self.encoder = encoder
+        self.level_sources = level_order(encoder.strides, deep_to_deep)
         self.decoder = DPTDecoder(
-            encoder.channels,
+            [encoder.channels[source] for source in self.level_sources],
             default_scales(encoder.strides) if scales is None else list(scales),
             features,
             out_channels,
             prompt_channels=maps + 1,
             projection_kernel=projection_kernel,
             prompt_resize=prompt_resize,
+            output_scale=_output_scale(encoder),
         )
         self.direct_head: DPTHead | None = None
         self.residual_head: ResidualHead | None = None
@@ -130,7 +134,8 @@ class MetricAnythingTeacher(nn.Module):
     def _decode(self, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
         _, mask = log_prompt_inverse_depth(prepared)
         prompt = fusion_maps(log_maps, centre, mask, prepared.usable)
-        return self.decoder(encoded.features, encoded.padding.pad_replicate(prompt))
+        pyramid = [encoded.features[source] for source in self.level_sources]
+        return self.decoder(pyramid, encoded.padding.pad_replicate(prompt))
 
     def _detail(self, batch: DepthBatch, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor, log_differences: Tensor) -> Tensor:
         """Everything known at full resolution, each channel of order one: see ``detail_inputs``."""
@@ -152,14 +157,15 @@ class MetricAnythingStudent(nn.Module):
     ``deep_to_deep`` (the paper's skips): ViT depth rises with decoder resolution, so the deepest features make the finest
     level; without it, Depth Pro's order (shallow features at the finest level). In both orders the coarsest level is the
     deepest feature, as the released network starts from the low-resolution crop's final feature, so the two differ in nothing
-    but the order. This is the single-scale form: the 35-crop pyramid hands the same decoder features of several scales.
+    but the order. The 35-crop pyramid (MultiScalePatchEncoder) has coarser features of its own for the coarsest levels.
 
     Args:
         encoder: any TimmEncoder.
         features: decoder width (256 in the release).
         out_channels: level widths, fine to coarse, one more than a ViT has features; null: ``features``.
         deep_to_deep: see above.
-        scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers, 1 for a pyramid.
+        scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers, 1 for a pyramid, and
+            8, 4, 4, 4, 2, 2, 2 for the crops of several scales.
         positive_activation: "softplus", "exp" or "relu" (as released).
 
     Raises:
@@ -178,13 +184,12 @@ class MetricAnythingStudent(nn.Module):
     ) -> None:
         super().__init__()
         is_pyramid = len(set(encoder.strides)) != 1
-        if is_pyramid and deep_to_deep:
+        if is_pyramid and deep_to_deep and not is_multi_scale(encoder.strides):
             raise ValueError(
                 f"Deep-to-Deep reorders features of one stride, and {encoder.model_name!r} is a pyramid: set deep_to_deep to false"
             )
         depth = len(encoder.channels)
-        order = list(range(depth))  # shallow to deep
-        self.level_sources = order if is_pyramid else [*(reversed(order) if deep_to_deep else order), depth - 1]
+        self.level_sources = level_order(encoder.strides, deep_to_deep) + ([] if is_pyramid else [depth - 1])
         if scales is None:
             scales = default_scales(encoder.strides) if is_pyramid else _student_scales(depth)
         self.positive_activation = positive_activation
@@ -194,6 +199,7 @@ class MetricAnythingStudent(nn.Module):
             list(scales),
             features,
             out_channels,
+            output_scale=_output_scale(encoder),
         )
         self.head = DPTHead(features, head_channels)
         start_at_typical_depth(self.head.output[-1], positive_activation)
@@ -204,6 +210,11 @@ class MetricAnythingStudent(nn.Module):
         decoded = self.decoder([encoded.features[source] for source in self.level_sources])
         values = positive(self.head(decoded, encoded.padding.padded_size), self.positive_activation)
         return DepthPrediction(encoded.padding.crop(values), DepthSpace.CANONICAL_INVERSE)
+
+
+def _output_scale(encoder: TimmEncoder) -> int:
+    """Decoded maps are at half the image where the finest level is there already (spec 1.6), else at twice the finest level."""
+    return 1 if is_multi_scale(encoder.strides) else 2
 
 
 def _student_scales(depth: int) -> list[float]:

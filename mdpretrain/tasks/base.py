@@ -122,12 +122,15 @@ class TrainingTask(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as the trainer asks, and log the norm of the gradients before clipping."""
+        """Clip as the trainer asks, and log the norm of the gradients before and after."""
         if self.is_logging_step():
-            self._log_gradient_norm()
+            self._log_gradient_norm("train/gradient_norm")
         self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm)
+        if self.is_logging_step():
+            by_norm = gradient_clip_algorithm in (None, "norm")
+            self._log_gradient_norm("train/gradient_norm_clipped", gradient_clip_val if by_norm else None)
 
-    def _log_gradient_norm(self) -> None:
+    def _log_gradient_norm(self, name: str, limit: float | None = None) -> None:
         # DeepSpeed keeps the gradients to itself and tells the norm of the step before.
         engine_norm: Callable[[], Any] | None = getattr(self.trainer.model, "get_global_grad_norm", None)
         if engine_norm is not None:
@@ -136,7 +139,8 @@ class TrainingTask(lightning.LightningModule):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
         if norm is not None:
-            self.log("train/gradient_norm", torch.as_tensor(norm, dtype=torch.float32), on_step=True, on_epoch=False)
+            value = torch.as_tensor(norm, dtype=torch.float32)
+            self.log(name, value if not limit else value.clamp(max=limit), on_step=True, on_epoch=False)
 
     def configure_optimizers(self) -> Any:
         """AdamW in named groups and the schedule, stepped once per optimiser step."""

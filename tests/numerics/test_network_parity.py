@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
+from dinov2_names import dinov2_to_timm
 
 from mdpretrain.networks.decoders.dpt import DPTDecoder
 from mdpretrain.networks.encoders.timm_encoder import TimmEncoder
@@ -37,33 +36,6 @@ def test_features_equal_timms_own(name, args):
         assert torch.equal(ours, theirs)
 
 
-_RENAMED = {  # transformers' Dinov2Model (5.x, then 4.x) -> timm
-    "embeddings.cls_token": "cls_token",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection": "patch_embed.proj",
-    "layernorm": "norm",
-    "encoder.layer": "blocks",
-    "attention.o_proj": "attn.proj",
-    "attention.output.dense": "attn.proj",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-_QUERY_KEY_VALUE = re.compile(r"(blocks\.\d+\.)attention\.(?:attention\.)?(q|k|v)(?:_proj|uery|ey|alue)\.(weight|bias)")
-
-
-def _dinov2_to_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    out: dict[str, torch.Tensor] = {}
-    joined: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in state.items():
-        for theirs, ours in _RENAMED.items():
-            key = key.replace(theirs, ours)
-        if found := _QUERY_KEY_VALUE.fullmatch(key):
-            joined.setdefault(f"{found[1]}attn.qkv.{found[3]}", {})[found[2]] = value
-        elif key != "embeddings.mask_token":
-            out[key] = value
-    return out | {key: torch.cat([parts["q"], parts["k"], parts["v"]]) for key, parts in joined.items()}
-
-
 def test_features_equal_transformers_dinov2_with_the_same_weights(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -72,7 +44,7 @@ def test_features_equal_transformers_dinov2_with_the_same_weights(tmp_path):
     ).eval()
     for parameter in theirs.parameters():  # away from the initialisation's zeros and ones, in which errors would hide
         torch.nn.init.normal_(parameter, std=0.3)
-    torch.save(_dinov2_to_timm(theirs.state_dict()), tmp_path / "dinov2.pth")
+    torch.save(dinov2_to_timm(theirs.state_dict()), tmp_path / "dinov2.pth")
     args = {"embed_dim": 48, "depth": 4, "num_heads": 2, "img_size": 70}
     encoder = TimmEncoder("vit_small_patch14_dinov2", [1, 3], args, weights=tmp_path / "dinov2.pth").eval()
     image = torch.rand(2, 3, 70, 70)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+from mdpretrain.data.mixture import check_names
 from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.module_config import build_module
 from mdpretrain.training_cli import TrainingCLI
@@ -54,7 +55,7 @@ def mixture_of(recipe: pathlib.Path) -> pathlib.Path:
 
 
 def test_there_is_a_debug_twin_of_every_family() -> None:
-    assert len(FULL) == 9 and len(DEBUG) == 3 and MIXTURES and ENGINES
+    assert len(FULL) == 12 and len(DEBUG) == 4 and MIXTURES and ENGINES
     for recipe in FULL:
         twins = [path for path in DEBUG if f"recipes/debug/{path.name}" in recipe.read_text()]
         assert len(twins) == 1, f"{recipe} must name its twin"
@@ -73,7 +74,7 @@ def test_full_size_recipe_parses_and_its_model_builds_without_memory(recipe: pat
     LossTable(**arguments.loss.init_args.as_dict())
     if "preparation" in arguments:
         build_module(arguments.preparation.as_dict())
-    assert config.data.train
+    check_names([row.name or row.path.rsplit("/", 1)[-1] for row in config.data.train])  # training refuses two of one name
     if config.trainer.num_nodes > 1:
         assert config.data.batch_size % (config.trainer.num_nodes * int(config.trainer.devices)) == 0
 

@@ -60,7 +60,7 @@ class FusionBlock(nn.Module):
 
 
 class DPTDecoder(nn.Module):
-    """A pyramid of features -> one map of ``features`` channels at twice the finest level's grid.
+    """A pyramid of features -> one map of ``features`` channels at ``output_scale`` times the finest level's grid.
 
     Args:
         in_channels: channels of the pyramid's features, fine to coarse.
@@ -69,6 +69,7 @@ class DPTDecoder(nn.Module):
         out_channels: width of each level between projection and resize; null: ``features`` everywhere.
         prompt_channels: channels of the prompt maps fused at every level; 0 builds no prompt fusion.
         align_corners: how levels are upsampled; true as published.
+        output_scale: the result's grid in terms of the finest level's.
 
     Raises:
         ValueError: lists of different lengths, or a scale that is not a power of two or 0.5.
@@ -84,8 +85,10 @@ class DPTDecoder(nn.Module):
         projection_kernel: int = 1,
         prompt_resize: PromptResize = "bilinear",
         align_corners: bool = True,
+        output_scale: int = 2,
     ) -> None:
         super().__init__()
+        self.output_scale = output_scale
         out_channels = [features] * len(in_channels) if out_channels is None else list(out_channels)
         if not len(in_channels) == len(scales) == len(out_channels) or not in_channels:
             raise ValueError(
@@ -108,11 +111,12 @@ class DPTDecoder(nn.Module):
         )
 
     def forward(self, pyramid: list[Tensor], prompt: Tensor | None = None) -> Tensor:
-        """``pyramid`` fine to coarse, each [B C_i h_i w_i]; ``prompt`` [B P H W] or None (unconditioned) -> [B F 2*h_0 2*w_0]."""
+        """``pyramid`` fine to coarse, each [B C_i h_i w_i]; ``prompt`` [B P H W] or None (unconditioned) -> [B F s*h_0 s*w_0]."""
         levels = [reassemble(feature) for reassemble, feature in zip(self.reassemble, pyramid, strict=True)]
         path: Tensor | None = None
+        last = (self.output_scale * levels[0].shape[-2], self.output_scale * levels[0].shape[-1])
         for index in reversed(range(len(levels))):
-            height, width = levels[index - 1].shape[-2:] if index else (2 * levels[0].shape[-2], 2 * levels[0].shape[-1])
+            height, width = levels[index - 1].shape[-2:] if index else last
             path = self.fusion[index](levels[index], path, prompt, (height, width))
         assert path is not None
         return path
@@ -134,8 +138,30 @@ class DPTHead(nn.Module):
         return self.output(x)
 
 
+def is_multi_scale(strides: list[int]) -> bool:
+    """Whether an encoder gives several features at its finest stride and others at coarser ones (MultiScalePatchEncoder)."""
+    return strides.count(min(strides)) not in (1, len(strides))
+
+
+def level_order(strides: list[int], deep_to_deep: bool) -> list[int]:
+    """Which encoder feature feeds which decoder level, fine to coarse.
+
+    ``deep_to_deep``: of the features that share the finest stride the deepest comes first, at the finest level (MetricAnything);
+    otherwise the shallowest does (DPT, Depth Pro). Features of coarser strides follow as they are.
+    """
+    finest = strides.count(min(strides))
+    first = range(finest)
+    return [*(reversed(first) if deep_to_deep else first), *range(finest, len(strides))]
+
+
 def default_scales(strides: list[int]) -> list[float]:
-    """Resize factors, fine to coarse: DPT's 4, 2, 1, 0.5 for features of one stride; 1 where the encoder itself is a pyramid."""
+    """Resize factors, fine to coarse: DPT's 4, 2, 1, 0.5 for features of one stride; 1 where the encoder itself is a pyramid.
+
+    For several scales of crops, as published (spec 1.6): 8, 4, ..., 4, 2 over the finest maps and 2 over the coarser ones.
+    """
+    if is_multi_scale(strides):
+        finest = strides.count(min(strides))
+        return [8.0, *[4.0] * (finest - 2), 2.0, *[2.0] * (len(strides) - finest)]
     if len(set(strides)) == len(strides) and len(strides) > 1:
         return [1.0] * len(strides)
     return [2.0 ** (2 - level) for level in range(len(strides))]

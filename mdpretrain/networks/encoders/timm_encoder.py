@@ -88,7 +88,7 @@ class TimmEncoder(nn.Module):
         backbone = _build_backbone(model_name, model_args or {})
         if weights is not None:
             load_local_weights(backbone, weights, model_name)
-        else:
+        elif not next(backbone.parameters()).is_meta:  # on meta nothing starts at all: it is only counted
             _log.log(logging.WARNING if frozen else logging.INFO, "encoder %s starts from a random initialisation", model_name)
         information = _feature_information(backbone, self.layers, model_name)
         self.channels: list[int] = [entry["num_chs"] for entry in information]

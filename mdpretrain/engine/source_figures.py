@@ -1,0 +1,80 @@
+"""Loss, valid fraction and prompt density by source of the mixture, at logged steps, over all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mdpretrain.compat  # noqa: F401  (before lightning)
+
+# isort: split
+import lightning
+import torch
+from torch import Tensor
+
+from mdpretrain.engine.logged_step import is_logged_step
+from mdpretrain.structures import DepthBatch
+
+
+class SourceFigures(lightning.Callback):
+    """Logs ``source_loss/NAME`` and ``source_valid/NAME`` (fraction of pixels with a label) of every source in the logged step's batch,
+    and ``train/prompt_density`` (fraction of pixels with a prompt point).
+
+    The loss of an image is what the task's loss table noted (``LossTable.image_figures``); a task without one logs the density only.
+    One small reduction, after the step; nothing at other steps.
+    """
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: DepthBatch, batch_idx: int
+    ) -> None:
+        """Add up by source, over the processes, and log what was there."""
+        if not is_logged_step(trainer):
+            return
+        names, rows = _rows(trainer, batch)
+        figures: dict[str, Tensor] = getattr(getattr(pl_module, "loss", None), "image_figures", {})
+        sums = source_sums(batch, figures, rows, len(names))
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        pl_module.log_dict(averages(sums.tolist(), names), on_step=True, on_epoch=False, batch_size=len(batch))
+
+
+def source_sums(batch: DepthBatch, figures: dict[str, Tensor], rows: list[int], sources: int) -> Tensor:
+    """float64 ``(3 * sources + 2,)``: sums of loss and of valid fraction and images by source; summed prompt density and its images.
+
+    ``rows[b]`` says which of the ``sources`` image b is of.
+    """
+    device = batch.image.device
+    index = torch.tensor(rows, device=device)
+    ones = torch.ones(len(batch), dtype=torch.float64, device=device)
+    columns = [figures[name].to(ones) for name in ("loss", "valid_fraction")] if figures else [0 * ones, 0 * ones]
+    columns.append(ones if figures else 0 * ones)
+    by_source = torch.zeros(3, sources, dtype=torch.float64, device=device)
+    for row, column in enumerate(columns):
+        by_source[row].index_add_(0, index, column)
+    density = torch.zeros(2, dtype=torch.float64, device=device)
+    if batch.prompt is not None:
+        density = torch.stack([batch.prompt.mask.flatten(1).double().mean(dim=1).sum(), ones.sum()])
+    return torch.cat([by_source.flatten(), density])
+
+
+def averages(sums: list[float], names: list[str]) -> dict[str, float]:
+    """The figures to log, of the sources that were there."""
+    count = len(names)
+    losses, valid, images, (density, prompts) = sums[:count], sums[count : 2 * count], sums[2 * count : 3 * count], sums[3 * count :]
+    found: dict[str, float] = {}
+    for name, loss, fraction, number in zip(names, losses, valid, images):
+        if number:
+            found |= {f"source_loss/{name}": loss / number, f"source_valid/{name}": fraction / number}
+    return found | ({"train/prompt_density": density / prompts} if prompts else {})
+
+
+def _rows(trainer: lightning.Trainer, batch: DepthBatch) -> tuple[list[str], list[int]]:
+    """The mixture's sources, the same on every process, and which of them each image was drawn from.
+
+    By the sample order, not by ``batch.source``, which is the data set's own name: two rows of a mixture may be of one data set. A run
+    without our data is told apart by ``batch.source`` in the one process that it must then have.
+    """
+    order = getattr(getattr(trainer, "datamodule", None), "order", None)
+    if order is not None:
+        return list(order.names), [order.schedule(position - order.origin)[0] for position in batch.position.tolist()]
+    names = sorted(set(batch.source)) if trainer.world_size == 1 else ["all"]
+    return names, [names.index(source) if source in names else 0 for source in batch.source]
