@@ -34,6 +34,7 @@ from mdpretrain.engine.callbacks import ChannelsLast, NonFiniteGuard, ProgressLi
 from mdpretrain.engine.checkpoint_folder import write_text
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
+from mdpretrain.engine.preemption import StopAtSignal, StoppedBySignal, cluster_plugins, finish_stop
 from mdpretrain.networks.checkpoint_files import FOLDER, newest_checkpoint
 from mdpretrain.networks.module_config import record_and_build
 
@@ -149,10 +150,13 @@ class TrainingCLI(LightningCLI):
         """The recipe's trainer with the run's loggers and callbacks."""
         seed = self._option("seed_everything")
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), NonFiniteGuard(), ProgressLines(self._option("progress_every_s"))]
-        callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints")))
+        checkpoints = RunCheckpoints(self.run_dir / FOLDER, self._option("checkpoint_every_n_steps"), self._option("keep_checkpoints"))
+        callbacks += [checkpoints, StopAtSignal(checkpoints)]
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
+        if plugins := cluster_plugins():
+            kwargs["plugins"] = [*(self._get(self.config_init, "trainer").plugins or []), *plugins]
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)
 
     @property
@@ -191,7 +195,10 @@ def run_training(arguments: list[str]) -> int:
     """``fit`` or ``validate`` with the arguments that follow."""
     torch.set_float32_matmul_precision("high")
     _quieten()
-    TrainingCLI(arguments)
+    try:
+        TrainingCLI(arguments)
+    except StoppedBySignal as stop:
+        return finish_stop(stop)
     return 0
 
 

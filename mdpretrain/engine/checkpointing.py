@@ -56,6 +56,10 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last state where the run's end was not a number of steps."""
+        self.save_now(trainer)
+
+    def save_now(self, trainer: lightning.Trainer) -> None:
+        """Save the present step, on every rank, unless it is saved already."""
         if trainer.global_step != self._saved_step:
             self.save(trainer)
 
