@@ -1,6 +1,6 @@
 """Stopping in good order: at SIGUSR1, SIGTERM or Ctrl-C all ranks agree at a step boundary, save, and leave with exit code 0.
 
-Under SLURM the job is requeued, where its script asks for it (``MDPRETRAIN_REQUEUE_FILE``, docs/slurm.md); anywhere ``--resume``
+Under SLURM the job is requeued, where its script asks for it (``MDPRETRAIN_STOPPED_FILE``, docs/slurm.md); anywhere ``--resume``
 goes on at the next step.
 """
 
@@ -25,10 +25,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.stop_request import STOP_REQUEST
 
-REQUEUE_FILE = "MDPRETRAIN_REQUEUE_FILE"
+STOPPED_FILE = "MDPRETRAIN_STOPPED_FILE"
 SCONTROL_PATIENCE_S = 30.0
 LAST_BARRIER = datetime.timedelta(seconds=60)
-# States in which SLURM will not start the job again by itself. A cancelled job stays cancelled, and one that is requeued already is PENDING.
+# States in which SLURM will not start the job again by itself. A cancelled job stays so; one that is requeued already is PENDING.
 REQUEUED_STATES = ("RUNNING", "TIMEOUT")
 
 
@@ -157,20 +157,21 @@ def finish_stop(stop: StoppedBySignal) -> int:
 def requeue(environment: os._Environ[str] | dict[str, str]) -> bool:
     """Have SLURM start this job again, where its batch script asks for that.
 
-    Where ``scontrol`` cannot be used (inside a container it is often absent) the file that the batch script named is made: the script then
-    requeues when its last process has ended.
+    In any case the file that the script named is made. It tells the script that exit code 0 does not mean a finished run, and has it
+    requeue the job where that failed here: inside a container ``scontrol`` is often absent.
 
     Returns:
         Whether the job will be started again by this.
     """
-    marker, job = environment.get(REQUEUE_FILE), environment.get("SLURM_JOB_ID")
+    marker, job = environment.get(STOPPED_FILE), environment.get("SLURM_JOB_ID")
     if not marker or not job:
         return False
+    pathlib.Path(marker).touch()
     state = _scontrol("show", "job", "-o", job)
     if state is not None and not any(f"JobState={name} " in state for name in REQUEUED_STATES):
         return "JobState=PENDING " in state
-    if state is None or _scontrol("requeue", job) is None:
-        pathlib.Path(marker).touch()
+    if state is not None:
+        _scontrol("requeue", job)
     return True
 
 

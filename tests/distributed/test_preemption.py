@@ -12,7 +12,7 @@ import pytest
 from shard_parts import write_folder
 from training_runs import audit, losses, recipe, run, write_recipe
 
-from mdpretrain.engine.preemption import REQUEUE_FILE, requeue
+from mdpretrain.engine.preemption import STOPPED_FILE, requeue
 from mdpretrain.engine.stop_request import STOP_REQUEST, listening
 from mdpretrain.networks.checkpoint_files import newest_checkpoint
 
@@ -96,13 +96,13 @@ case $1 in show) echo "JobId=7 JobState={state} Reason=None";; requeue) exit {co
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "requeued", "marked", "calls"),
+    ("state", "code", "requeued", "calls"),
     [
-        ("RUNNING", 0, True, False, ["show job -o 7", "requeue 7"]),
-        ("RUNNING", 1, True, True, ["show job -o 7", "requeue 7"]),
-        ("CANCELLED", 0, False, False, ["show job -o 7"]),
-        ("PENDING", 0, True, False, ["show job -o 7"]),  # somebody requeued it already
-        (None, 0, True, True, []),  # a container without SLURM's programs
+        ("RUNNING", 0, True, ["show job -o 7", "requeue 7"]),
+        ("RUNNING", 1, True, ["show job -o 7", "requeue 7"]),
+        ("CANCELLED", 0, False, ["show job -o 7"]),
+        ("PENDING", 0, True, ["show job -o 7"]),  # somebody requeued it already
+        (None, 0, True, []),  # a container without SLURM's programs
     ],
 )
 def test_requeue_asks_slurm_or_leaves_it_to_the_batch_script(
@@ -111,7 +111,6 @@ def test_requeue_asks_slurm_or_leaves_it_to_the_batch_script(
     state: str | None,
     code: int,
     requeued: bool,
-    marked: bool,
     calls: list[str],
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -120,7 +119,7 @@ def test_requeue_asks_slurm_or_leaves_it_to_the_batch_script(
         script.write_text(FAKE_SCONTROL.format(folder=tmp_path, state=state, code=code))
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     marker = tmp_path / "marker"
-    assert requeue({REQUEUE_FILE: str(marker), "SLURM_JOB_ID": "7"}) is requeued
-    assert marker.exists() is marked
+    assert requeue({STOPPED_FILE: str(marker), "SLURM_JOB_ID": "7"}) is requeued
+    assert marker.exists()
     assert (tmp_path / "calls").read_text().splitlines() == calls if calls else not (tmp_path / "calls").exists()
     assert requeue({"SLURM_JOB_ID": "7"}) is False  # nobody asked
