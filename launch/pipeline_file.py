@@ -147,7 +147,7 @@ def _filled(value: Any, folder: str) -> Any:
 
 
 def _content(path: Path, stage: str) -> list[str]:
-    """A file by its bytes; a folder by the names and sizes in it, and the bytes of the JSON files in which a shard folder has its hashes."""
+    """A file by its bytes; a folder by names and sizes, and the bytes of the JSON files in which a shard folder has its hashes."""
     if path.is_file():
         return [str(path), hashlib.sha256(path.read_bytes()).hexdigest()]
     if not path.is_dir():
