@@ -47,7 +47,7 @@ AFTER_TRAINING = """
 code=$?
 if [ -e "$MDPRETRAIN_STOPPED_FILE" ]; then
     rm -f "$MDPRETRAIN_STOPPED_FILE"
-    scontrol show job -o "$SLURM_JOB_ID" | grep -Eq 'JobState=(RUNNING|TIMEOUT) ' && scontrol requeue "$SLURM_JOB_ID"
+    scontrol show job -o "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING ' && scontrol requeue "$SLURM_JOB_ID"
     exit "$code"
 fi
 """.strip()

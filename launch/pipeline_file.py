@@ -2,7 +2,7 @@
 
 name: demo                      # of the jobs
 folder: runs/pipeline           # {folder} in the stages
-stages:                         # in this order; each names what it needs
+stages:                         # in any order; each names what it needs
   shards:
     command: data-shards build rendered --output {folder}/shards
     array: 8                    # the command shares its work out by SLURM's array (data-shards build and mdpretrain label do)
@@ -18,6 +18,7 @@ stages:                         # in this order; each names what it needs
 from __future__ import annotations
 
 import dataclasses
+import graphlib
 import hashlib
 import json
 import re
@@ -98,7 +99,7 @@ def load_pipeline(path: Path) -> Pipeline:
     """Read strictly.
 
     Raises:
-        ValueError: no such file, an unknown key, a stage that needs one that does not come before it; names file, stage and key.
+        ValueError: no such file, an unknown key, a stage that needs one that is not there, or itself; names file, stage and key.
     """
     if not path.is_file():
         raise ValueError(f"there is no pipeline {path}")
@@ -109,10 +110,14 @@ def load_pipeline(path: Path) -> Pipeline:
             raise ValueError(f"{path}: stage {name!r}: use letters, digits, - and _ in its name")
         stage = read_record(Stage, _filled(record, file.folder), f"{path}: stage {name}")
         for needed in stage.needs:
-            if needed not in stages:
-                raise ValueError(f"{path}: stage {name} needs {needed!r}, which is not a stage before it")
+            if needed not in file.stages:
+                raise ValueError(f"{path}: stage {name} needs {needed!r}, and there is no such stage")
         stages[str(name)] = stage
-    return Pipeline(file.name, Path(file.folder).absolute(), stages)
+    try:
+        order = list(graphlib.TopologicalSorter({name: stage.needs for name, stage in stages.items()}).static_order())
+    except graphlib.CycleError as error:
+        raise ValueError(f"{path}: stages need each other in a circle: {' -> '.join(error.args[1])}") from error
+    return Pipeline(file.name, Path(file.folder).absolute(), {name: stages[name] for name in order})
 
 
 def command_words(command: str) -> list[str]:

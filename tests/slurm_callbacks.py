@@ -14,7 +14,7 @@ import lightning
 
 from mdpretrain.engine.stop_request import STOP_REQUEST
 
-PATIENCE_S = 300.0
+PATIENCE_S = 900.0
 
 
 class HoldAt(lightning.Callback):

@@ -28,8 +28,6 @@ from mdpretrain.engine.stop_request import STOP_REQUEST
 STOPPED_FILE = "MDPRETRAIN_STOPPED_FILE"
 SCONTROL_PATIENCE_S = 30.0
 LAST_BARRIER = datetime.timedelta(seconds=60)
-# States in which SLURM will not start the job again by itself. A cancelled job stays so; one that is requeued already is PENDING.
-REQUEUED_STATES = ("RUNNING", "TIMEOUT")
 
 
 class StoppedBySignal(SystemExit):
@@ -168,7 +166,7 @@ def requeue(environment: os._Environ[str] | dict[str, str]) -> bool:
         return False
     pathlib.Path(marker).touch()
     state = _scontrol("show", "job", "-o", job)
-    if state is not None and not any(f"JobState={name} " in state for name in REQUEUED_STATES):
+    if state is not None and "JobState=RUNNING " not in state:  # a cancelled job stays so; another may be requeued already
         return "JobState=PENDING " in state
     if state is not None:
         _scontrol("requeue", job)

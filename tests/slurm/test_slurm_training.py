@@ -26,7 +26,7 @@ from launch import job_queue, training_job
 from launch.training_job import Submission, submit
 from mdpretrain.networks.checkpoint_files import whole_checkpoints
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="session")
