@@ -14,6 +14,14 @@ from launch.cluster_file import Cluster
 
 PROGRAMS = {"mdpretrain": "mdpretrain.cli", "data-shards": "data_shards.cli"}  # console scripts would import the installed code
 
+# enroot starts containers with an environment of their own; this is what mdpretrain and Lightning read of the job's.
+ENROOT_VARIABLES = (
+    *("PYTHONPATH", "PYTHONSAFEPATH", "MASTER_ADDR", "MASTER_PORT", "MDPRETRAIN_STOPPED_FILE", "XDG_CACHE_HOME", "SLURM_JOB_ID"),
+    *("SLURM_JOB_NAME", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+    *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TORCH_NCCL_ASYNC_ERROR_HANDLING"),
+)
+ARRAY_VARIABLES = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "MAX", "STEP"))
+
 # Ranks meet where the batch script runs: the first node. Its name may not resolve on the others, so they are told an address; and other
 # jobs of the node may hold the port, so a free one is taken.
 RENDEZVOUS = r"""
@@ -46,8 +54,9 @@ exit "$code"
 AFTER_TRAINING = """
 code=$?
 if [ -e "$MDPRETRAIN_STOPPED_FILE" ]; then
+    grep -q requeued "$MDPRETRAIN_STOPPED_FILE" || state=$(scontrol show job -o "$SLURM_JOB_ID")
     rm -f "$MDPRETRAIN_STOPPED_FILE"
-    scontrol show job -o "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING ' && scontrol requeue "$SLURM_JOB_ID"
+    case "${state:-}" in *"JobState=RUNNING "* | *"JobState=COMPLETING Reason=TimeLimit "*) scontrol requeue "$SLURM_JOB_ID" ;; esac
     exit "$code"
 fi
 """.strip()
@@ -191,7 +200,8 @@ def _inside(cluster: Cluster, job: Job) -> str:
         words += [word for mount in container.mounts for word in ("--bind", mount)]
     else:
         words = ["enroot", "start", "--rw", *(word for mount in container.mounts for word in ("--mount", mount))]
-        words += [word for name in ("PYTHONPATH", "MASTER_ADDR", "MASTER_PORT") for word in ("--env", name)]
+        names = [*ENROOT_VARIABLES, *(ARRAY_VARIABLES if job.array else ()), *cluster.variables]
+        words += [word for name in names for word in ("--env", name)]
     return f"{_quote([*words, *container.options, container.image])} {python}"
 
 

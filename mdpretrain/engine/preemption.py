@@ -27,6 +27,9 @@ from mdpretrain.engine.stop_request import STOP_REQUEST
 
 STOPPED_FILE = "MDPRETRAIN_STOPPED_FILE"
 SCONTROL_PATIENCE_S = 30.0
+# In these SLURM would not start the job again by itself: it runs, or its limit was reached before the step's end. A cancelled job stays
+# so, and one that somebody requeued is PENDING or COMPLETING for another reason.
+REQUEUED_STATES = ("JobState=RUNNING ", "JobState=COMPLETING Reason=TimeLimit ")
 LAST_BARRIER = datetime.timedelta(seconds=60)
 
 
@@ -166,10 +169,10 @@ def requeue(environment: os._Environ[str] | dict[str, str]) -> bool:
         return False
     pathlib.Path(marker).touch()
     state = _scontrol("show", "job", "-o", job)
-    if state is not None and "JobState=RUNNING " not in state:  # a cancelled job stays so; another may be requeued already
+    if state is not None and not any(text in state for text in REQUEUED_STATES):
         return "JobState=PENDING " in state
-    if state is not None:
-        _scontrol("requeue", job)
+    if state is not None and _scontrol("requeue", job) is not None:
+        pathlib.Path(marker).write_text("requeued\n")
     return True
 
 

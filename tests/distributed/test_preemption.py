@@ -91,17 +91,18 @@ def test_a_signal_before_torch_is_imported_is_kept_and_handlers_are_given_back()
 
 FAKE_SCONTROL = """#!/bin/sh
 echo "$@" >> {folder}/calls
-case $1 in show) echo "JobId=7 JobState={state} Reason=None";; requeue) exit {code};; esac
+case $1 in show) echo "JobId=7 JobState={state} Dependency=(null)";; requeue) exit {code};; esac
 """
 
 
 @pytest.mark.parametrize(
     ("state", "code", "requeued", "calls"),
     [
-        ("RUNNING", 0, True, ["show job -o 7", "requeue 7"]),
-        ("RUNNING", 1, True, ["show job -o 7", "requeue 7"]),
-        ("CANCELLED", 0, False, ["show job -o 7"]),
-        ("PENDING", 0, True, ["show job -o 7"]),  # somebody requeued it already
+        ("RUNNING Reason=None", 0, True, ["show job -o 7", "requeue 7"]),
+        ("RUNNING Reason=None", 1, True, ["show job -o 7", "requeue 7"]),
+        ("COMPLETING Reason=TimeLimit", 0, True, ["show job -o 7", "requeue 7"]),
+        ("COMPLETING Reason=None", 0, False, ["show job -o 7"]),  # cancelled, or requeued by somebody else
+        ("PENDING Reason=None", 0, True, ["show job -o 7"]),
         (None, 0, True, []),  # a container without SLURM's programs
     ],
 )
@@ -120,6 +121,6 @@ def test_requeue_asks_slurm_or_leaves_it_to_the_batch_script(
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     marker = tmp_path / "marker"
     assert requeue({STOPPED_FILE: str(marker), "SLURM_JOB_ID": "7"}) is requeued
-    assert marker.exists()
+    assert marker.read_text() == ("requeued\n" if calls[1:] and code == 0 else "")
     assert (tmp_path / "calls").read_text().splitlines() == calls if calls else not (tmp_path / "calls").exists()
     assert requeue({"SLURM_JOB_ID": "7"}) is False  # nobody asked

@@ -166,7 +166,7 @@ def test_node_lost_while_its_checkpoint_is_written(slurm: Slurm, start: Any, pro
 
 def test_time_limit_is_passed_by_requeueing(slurm: Slurm, start: Any, proven: Any) -> None:
     """SLURM looks at limits twice a minute: the signal comes about half a minute after the start, long before the limit."""
-    job, run_dir = start(step=4, time="0:02:00", signal_before_end_s=90)
+    job, run_dir = start(step=4, time="0:10:00", signal_before_end_s=570)
     wait_for_end(job)
     assert "stopped by SIGUSR1 after step" in run_log(run_dir) and "start 1" in run_log(run_dir)
     proven(starts=2)

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from launch.batch_script import NODE, RENDEZVOUS, Job, command_script, training_script
+from launch.batch_script import AFTER_TRAINING, NODE, RENDEZVOUS, Job, command_script, training_script
 from launch.cluster_file import Cluster, Container, load_cluster
 from launch.snapshot import code_version, take_snapshot
 
@@ -125,6 +125,34 @@ def test_a_nodes_script_hands_the_signal_to_the_workers_and_not_to_the_agent(tmp
         assert process.poll() is None
     process.send_signal(10)
     assert process.wait(60) == 3 and (tmp_path / "heard").exists()
+
+
+@pytest.mark.parametrize(
+    ("stopped", "state", "calls"),
+    [
+        ("", "RUNNING Reason=None", 2),
+        ("", "COMPLETING Reason=TimeLimit", 2),
+        ("", "COMPLETING Reason=None", 1),
+        ("requeued\n", "RUNNING Reason=None", 0),
+        (None, "RUNNING Reason=None", 0),
+    ],
+)
+def test_a_run_that_only_stopped_is_requeued_and_not_called_done(
+    tmp_path: pathlib.Path, stopped: str | None, state: str, calls: int
+) -> None:
+    """Also where the processes cannot reach scontrol themselves; a cancelled or already requeued job is COMPLETING."""
+    script = tmp_path / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho "JobId=7 JobState={state} Dependency=(null)"\n')
+    script.chmod(0o755)
+    marker = tmp_path / "stopped"
+    if stopped is not None:
+        marker.write_text(stopped)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MDPRETRAIN_STOPPED_FILE": str(marker), "SLURM_JOB_ID": "7"}
+    text = f"true\n{AFTER_TRAINING}\necho done"
+    result = subprocess.run(["bash", "-uc", text], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and ("done" in result.stdout) == (stopped is None)
+    made = (tmp_path / "calls").read_text().splitlines() if calls else []
+    assert made == ["show job -o 7", "requeue 7"][:calls] and not marker.exists()
 
 
 def git(folder: pathlib.Path, *arguments: str) -> None:
