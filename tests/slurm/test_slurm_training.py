@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -68,12 +69,14 @@ def start(repository: pathlib.Path, shards: pathlib.Path, kept: pathlib.Path, mo
 def proven(repository: pathlib.Path, shards: pathlib.Path, kept: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> Any:
     """Checks a finished run against the undisturbed one and has the audit prove its data."""
 
-    def proven(starts: int, name: str = "ddp") -> None:
+    def proven(starts: int | None, name: str = "ddp") -> None:
         expected = undisturbed(repository, shards, name)
         found = losses(kept / "run")
         assert found == expected and sorted(found) == list(range(STEPS))
         code, text = audit(kept / "run", capfd)
-        assert code == 0 and f"PROVEN: steps 0 to {STEPS - 1} in {starts} start" in text, text
+        counted = re.search(rf"PROVEN: steps 0 to {STEPS - 1} in (\d+) start", text)
+        assert code == 0 and counted, text
+        assert int(counted[1]) == starts if starts is not None else int(counted[1]) > 1, text
 
     return proven
 
@@ -169,4 +172,4 @@ def test_time_limit_is_passed_by_requeueing(slurm: Slurm, start: Any, proven: An
     job, run_dir = start(step=4, time="0:10:00", signal_before_end_s=570)
     wait_for_end(job)
     assert "stopped by SIGUSR1 after step" in run_log(run_dir) and "start 1" in run_log(run_dir)
-    proven(starts=2)
+    proven(starts=None)  # on a slow machine the second start reaches its limit as well
