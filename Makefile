@@ -8,12 +8,13 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-quick lint format typecheck clean help
+.PHONY: demo test test-quick test-slurm lint format typecheck clean help
 
 help:
 	@echo "make demo        render, build shards, train prior, teacher and student, evaluate: runs/demo/report/index.html"
 	@echo "make demo DATA=folder   the same on your own frames (docs/sources.md says how to lay them out)"
-	@echo "make test        every test;  make test-quick  those that take seconds"
+	@echo "make test        every test but those of SLURM;  make test-quick  those that take seconds"
+	@echo "make test-slurm  on a real SLURM cluster that it starts on this machine (root; else they skip)"
 	@echo "make lint | format | typecheck | clean"
 
 $(BIN)/python:
@@ -36,10 +37,14 @@ demo: $(VENV)/.ready
 	@PATH="$(abspath $(BIN)):$$PATH" DATA="$(DATA)" bash launch/demo.sh
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/slurm $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/slurm -m "not slow" $(PYTEST_ARGS)
+
+# One after the other: the jobs of each scenario need both cores.
+test-slurm: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest tests/slurm --durations=0 $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

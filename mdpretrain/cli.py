@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from mdpretrain.engine.stop_request import listening
+
 HELP = """usage: mdpretrain VERB [options]
 
   fit          train: mdpretrain fit --config A.yaml [--config B.yaml ...] [--key value ...] [--resume]
@@ -70,7 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mdpretrain: there is no verb {verb!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return _command(verb)(arguments if verb in ("fit", "validate") else arguments[1:])
+        if verb == "fit":
+            with listening():  # before torch is imported, which takes seconds: a signal that finds no handler kills
+                return _command(verb)(arguments)
+        return _command(verb)(arguments if verb == "validate" else arguments[1:])
     except (ValueError, OSError) as error:
         if debug:
             raise

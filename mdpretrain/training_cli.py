@@ -37,6 +37,7 @@ from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.engine.ema import Ema
+from mdpretrain.engine.preemption import StopAtSignal, StoppedBySignal, cluster_plugins, finish_stop
 from mdpretrain.engine.recomputation import ActivationCheckpointing, CompileNetwork
 from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
 from mdpretrain.engine.step_seed import StepSeed
@@ -171,13 +172,16 @@ class TrainingCLI(LightningCLI):
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), *([guard] if guard else [])]
         callbacks += [Ema(decay, guard, self._option("ema_validate"))] if decay else []
         callbacks.append(ProgressLines(self._option("progress_every_s")))
-        callbacks.append(RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self._recipe_text()))
+        checkpoints = RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self._recipe_text())
+        callbacks += [checkpoints, StopAtSignal(checkpoints)]
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         callbacks += [ActivationCheckpointing(parts)] if (parts := self._option("activation_checkpointing")) else []
         callbacks += [CompileNetwork()] if self._option("compile") else []
         callbacks += observers(self._option, self.run_dir)
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": callbacks}
         fitting = self.subcommand == "fit"
+        if plugins := cluster_plugins():
+            kwargs["plugins"] = [*(self._get(self.config_init, "trainer").plugins or []), *plugins]
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), logger=self._loggers() if fitting else False, **kwargs)
         prepare_loading(trainer, self.run_dir / FOLDER if fitting and self._option("resume") else None)
         return trainer
@@ -227,7 +231,10 @@ def run_training(arguments: list[str]) -> int:
     """``fit`` or ``validate`` with the arguments that follow."""
     torch.set_float32_matmul_precision("high")
     _quieten()
-    TrainingCLI(arguments)
+    try:
+        TrainingCLI(arguments)
+    except StoppedBySignal as stop:
+        return finish_stop(stop)
     return 0
 
 

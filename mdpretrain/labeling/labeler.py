@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from data_shards.atomic import remove_temporary_files, write_atomically
+from data_shards.build_tasks import ONLY_TASK, Task
 from data_shards.index import IndexedShard, index_path, load_index
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample
@@ -35,6 +36,7 @@ from mdpretrain.tasks.predictor import Predictor
 
 DATASET_FILE = "dataset.json"
 REJECTS_SUFFIX = ".rejects.json"
+DAY_S = 86400.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -51,12 +53,16 @@ class LabelRequest:
 
 @dataclasses.dataclass(frozen=True)
 class LabelResult:
-    """``reused`` shards were there already, whole and of the same teacher."""
+    """Of one task's share. ``reused`` shards were there already, whole and of the same teacher.
+
+    ``missing`` shards of other tasks are not there yet; the task that finds none missing completes the folder.
+    """
 
     labelled: int
     rejected: int
     shards: int
     reused: int
+    missing: int = 0
 
 
 class Labeler:
@@ -80,8 +86,10 @@ class Labeler:
         prompt = request.prompt if predictor.needs_prompt else None
         self.pipeline = SamplePipeline(None, None, prompt, request.seed, request.long_side, request.multiple)
 
-    def label_folder(self, shards: ShardPath, output: Path, quiet: bool = False) -> LabelResult:
+    def label_folder(self, shards: ShardPath, output: Path, quiet: bool = False, task: Task = ONLY_TASK) -> LabelResult:
         """Write a labelled shard for every shard of ``shards`` into ``output``; whole ones of an earlier, equal call are kept.
+
+        Of several tasks each takes every N-th shard; they may run at once, on one node or many, and the bytes are those of one.
 
         Raises:
             ValueError: a missing or damaged shard, an output folder with other labels, a full disk, no sample that can be labelled.
@@ -90,13 +98,18 @@ class Labeler:
         paths = [path for path, _ in opened]
         samples = {path: row.samples for path, row in opened}
         record = self._record(shards, [row for _, row in opened])
-        _claim(output, record)
-        pending = [path for path in paths if not _is_finished(output / path.name)]
-        total, waiting = sum(samples.values()), sum(samples[path] for path in pending)
+        _claim(output, record, alone=task.count == 1)
+        own = [path for number, path in enumerate(paths) if task.owns(number)]
+        pending = [path for path in own if not _is_finished(output / path.name)]
+        total, waiting = sum(samples[path] for path in own), sum(samples[path] for path in pending)
         with progress_bar(total, "image", "label", quiet, initial=total - waiting) as bar:
             for path in pending:
                 self._label_shard(path, output / path.name, bar.update)
-        return self._finish(output, record, paths, reused=len(paths) - len(pending))
+        result = _count(output, own, reused=len(own) - len(pending))
+        if missing := sum(not _is_finished(output / path.name) for path in paths):
+            return dataclasses.replace(result, missing=missing)
+        _finish(output, record, paths)
+        return result
 
     def _record(self, shards: ShardPath, rows: Sequence[ShardRow]) -> dict[str, Any]:
         request = dataclasses.asdict(self.request)
@@ -178,35 +191,45 @@ class Labeler:
         sky = row.sky if row.sky.any() else None
         return Sample(meta=meta, image_bytes=sample.image_bytes, image_format=sample.image_format, depth=depth, sky=sky)
 
-    def _finish(self, output: Path, record: dict[str, Any], paths: Sequence[ShardPath], reused: int) -> LabelResult:
-        samples = sum(len(load_index(output / path.name).entries) for path in paths)
-        rejects = [row for path in paths for row in json.loads((output / path.name).with_suffix(REJECTS_SUFFIX).read_text())]
-        if not samples:
-            raise ValueError(f"{output}: not one sample could be labelled; the first: {rejects[0]['reason'] if rejects else 'no samples'}")
-        counts = {"samples": samples, "rejected": len(rejects), "shards": [path.name for path in paths]}
-        write_table(output)
-        write_atomically(output / "rejects.jsonl", "".join(json.dumps(row) + "\n" for row in rejects).encode())
-        write_atomically(output / DATASET_FILE, (json.dumps(record | counts | {"complete": True}, indent=1) + "\n").encode())
-        return LabelResult(samples, len(rejects), len(paths), reused)
+
+def _count(output: Path, paths: Sequence[ShardPath], reused: int) -> LabelResult:
+    samples = sum(len(load_index(output / path.name).entries) for path in paths)
+    return LabelResult(samples, len(_rejects(output, paths)), len(paths), reused)
 
 
-def _claim(output: Path, record: dict[str, Any]) -> None:
+def _rejects(output: Path, paths: Sequence[ShardPath]) -> list[dict[str, str]]:
+    return [row for path in paths for row in json.loads((output / path.name).with_suffix(REJECTS_SUFFIX).read_text())]
+
+
+def _finish(output: Path, record: dict[str, Any], paths: Sequence[ShardPath]) -> None:
+    """The folder's summary files; tasks that end at the same time both write them, with the same bytes."""
+    whole, rejects = _count(output, paths, reused=0), _rejects(output, paths)
+    if not whole.labelled:
+        raise ValueError(f"{output}: not one sample could be labelled; the first: {rejects[0]['reason'] if rejects else 'no samples'}")
+    counts = {"samples": whole.labelled, "rejected": len(rejects), "shards": [path.name for path in paths]}
+    write_table(output)
+    write_atomically(output / "rejects.jsonl", "".join(json.dumps(row) + "\n" for row in rejects).encode())
+    write_atomically(output / DATASET_FILE, (json.dumps(record | counts | {"complete": True}, indent=1) + "\n").encode())
+
+
+def _claim(output: Path, record: dict[str, Any], alone: bool) -> None:
     """Make the folder this request's own, or refuse one with other labels."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{output}: cannot be made ({error.strerror}); choose another --output") from error
     path = output / DATASET_FILE
+    foreign = next(output.glob("*.tar"), None) is not None  # looked for first: another task may claim the folder meanwhile
     if path.exists():
         earlier = json.loads(path.read_text())
         if earlier.get("fingerprint") != record["fingerprint"]:
             changed = next((name for name in record if earlier.get(name) != record[name]), "fingerprint")
             raise ValueError(f"{output}: holds labels with another {changed}; choose another --output, labels are never mixed silently")
-    elif next(output.glob("*.tar"), None) is not None:
+    elif foreign:
         raise ValueError(f"{output}: holds shards that are not this command's (no {DATASET_FILE}); choose an empty --output")
     else:
         write_atomically(path, (json.dumps(record | {"complete": False}, indent=1) + "\n").encode())
-    remove_temporary_files(output)
+    remove_temporary_files(output, 0.0 if alone else DAY_S)  # a younger one may be another task's, in work
 
 
 def _is_finished(shard: Path) -> bool:

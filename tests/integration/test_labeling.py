@@ -12,6 +12,7 @@ import pytest
 from storage_servers import nginx
 
 import tests.training_parts as parts
+from data_shards.build_tasks import Task
 from data_shards.codecs import encode_png
 from data_shards.index import IndexedShard, list_shards
 from data_shards.samples import members_to_sample
@@ -170,3 +171,24 @@ def test_quality_has_its_closed_form() -> None:
         {"measured_fraction": 0.5, "prompt_fraction": 1 / 16, "abs_rel": 0.1, "log_scale": np.log(1.1)}, rel=1e-5
     )
     assert "abs_rel" not in label_quality(measured, measured, prompt, prompt)
+
+
+@pytest.mark.parametrize("tasks", [2, 5])  # 3 shards: two tasks of five have nothing to do
+def test_tasks_of_an_array_write_the_bytes_of_one_call(shards: pathlib.Path, tmp_path: pathlib.Path, tasks: int) -> None:
+    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "whole", quiet=True)
+    order = [*range(1, tasks), 0]
+    for number in order:
+        result = Labeler(student(), REQUEST).label_folder(shards, tmp_path / "shared", quiet=True, task=Task(number, tasks))
+        whole = (tmp_path / "shared" / "shards.json").exists()
+        assert whole == (number == 0) == (result.missing == 0)
+    assert digests(tmp_path / "shared") == digests(tmp_path / "whole")
+
+
+def test_a_task_leaves_the_files_that_another_is_writing(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "shared").mkdir()
+    in_work = tmp_path / "shared" / "toy-000002.tar.tmp-1-0"
+    in_work.write_bytes(b"half a shard")
+    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "shared", quiet=True, task=Task(0, 2))
+    assert in_work.exists()
+    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "shared", quiet=True)  # alone: what is there was left by a killed call
+    assert not in_work.exists()
