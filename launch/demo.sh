@@ -16,18 +16,21 @@ PROMPT=${PROMPT:-"120 240"}       # points of a sparse prompt: 1 to 2 % of the p
 WORKERS=${WORKERS:-2}
 FIT_OPTIONS=${FIT_OPTIONS:-}      # further options of every fit, e.g. "--trainer.max_steps 20"
 if nvidia-smi -L >/dev/null 2>&1; then
+    PROCESSES=1
     MACHINE_OPTIONS="--trainer.precision bf16-mixed"
 else
     # Two processes of one thread each, which also read their own data: a step is hundreds of short operations, and two threads that
     # wait for each other in every one of them stand still whenever a third task, such as a data worker, takes one of the cores.
     export OMP_NUM_THREADS=1
-    MACHINE_OPTIONS="--config recipes/engine/ddp.yaml --trainer.accelerator cpu --trainer.devices ${PROCESSES:-2} --data.num_workers 0"
+    PROCESSES=${PROCESSES:-2}
+    MACHINE_OPTIONS="--config recipes/engine/ddp.yaml --trainer.accelerator cpu --trainer.devices $PROCESSES --data.num_workers 0"
     # bfloat16 where the processor computes in it: faster by half and more, and slower where it must be emulated.
     if grep -qsE 'amx_bf16|avx512_bf16' /proc/cpuinfo; then MACHINE_OPTIONS="$MACHINE_OPTIONS --trainer.precision bf16-mixed"; fi
 fi
 FIT_OPTIONS="$MACHINE_OPTIONS $FIT_OPTIONS"
 STARTED=$SECONDS
 say() { printf '\n== %s (%d:%02d since the start)\n' "$1" $(((SECONDS - STARTED) / 60)) $(((SECONDS - STARTED) % 60)); }
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # tasks in the background do not hear Ctrl-C
 fail() { echo "demo: $1" >&2; exit 2; }
 
 # 1. Raw frames become shards: a training set, and one that nothing is ever trained on.
@@ -70,11 +73,16 @@ mdpretrain fit --config recipes/debug/teacher.yaml --run_dir "$RUN/teacher" --re
     --data.train "[{path: $RUN/shards/train}]" --data.val "[$RUN/shards/val]" \
     --model.prior.init_args.checkpoint "$RUN/prior" $FIT_OPTIONS
 
-# 5. The teacher labels the training frames.
+# 5. The teacher labels the training frames; the tasks share the shards out, and the last to end completes the folder.
 say "5/7 pseudo-labels"
-# shellcheck disable=SC2086
-mdpretrain label --checkpoint "$RUN/teacher" --shards "$RUN/shards/train" --output "$RUN/pseudo" \
-    --prompt-count $PROMPT --long-side 128 --multiple 16
+tasks=()
+for task in $(seq 0 $((PROCESSES - 1))); do
+    # shellcheck disable=SC2086
+    mdpretrain label --checkpoint "$RUN/teacher" --shards "$RUN/shards/train" --output "$RUN/pseudo" \
+        --prompt-count $PROMPT --long-side 128 --multiple 16 --task-id "$task" --num-tasks "$PROCESSES" &
+    tasks+=($!)
+done
+for task in "${tasks[@]}"; do wait "$task"; done
 
 # 6. The student: metric depth from the image alone, learned from the labels.
 say "6/7 student"
