@@ -72,6 +72,10 @@ def _data(plan: Plan) -> list[str]:
     per_node = plan.samples_per_s * plan.bytes_per_sample / plan.cluster.nodes
     if per_node > SLOW_STORAGE_BYTES_PER_S:
         found.append(f"each node reads {bytes_text(per_node)}/s: keep the shards on node-local disks, or see that the storage gives it")
+    if not plan.mixture.sources:
+        found.append(
+            "the recipe names no data, and the batch script would be refused: stack a mixture, e.g. recipes/mixtures/metric_anything.yaml"
+        )
     if plan.mixture.ends_early:
         found.append(plan.mixture.ends_early + "; raise a max_passes, or train fewer steps")
     for row in plan.mixture.sources:

@@ -63,7 +63,8 @@ def read_recipe(recipes: Sequence[str], settings: Sequence[str] = ()) -> Planned
     Raises:
         ValueError: a recipe is missing or has a key or value that training would refuse.
     """
-    arguments = [part for path in recipes for part in ("--config", path)]
+    # The mixture may be left out: then the plan is without passes. A recipe that has one wins.
+    arguments = ["--data.train", "[]", "--data.val", "[]"] + [part for path in recipes for part in ("--config", path)]
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
@@ -80,7 +81,8 @@ def read_recipe(recipes: Sequence[str], settings: Sequence[str] = ()) -> Planned
 def _reduced(config: dict[str, Any], recipes: tuple[str, ...]) -> PlannedRun:
     trainer, data, arguments = config["trainer"], config["data"], config["model"]["init_args"]
     sources = tuple(MixtureSource(**row) for row in data["train"])
-    check_names([source.called for source in sources])
+    if sources:
+        check_names([source.called for source in sources])
     strategy = trainer["strategy"]
     name = strategy if isinstance(strategy, str) else strategy["class_path"].rsplit(".", 1)[-1]
     options = {} if isinstance(strategy, str) else strategy.get("init_args") or {}

@@ -53,6 +53,8 @@ def _sources(plan: Plan) -> list[str]:
         samples, drawn = ("?" if value is None else f"{value:,}" for value in (row.samples, row.draws))
         rows.append([row.name, f"{100 * row.share:.2f}", samples, drawn, passes, row.origin])
     known = [row for row in plan.mixture.sources if row.samples]
+    if not plan.mixture.sources:
+        return ["SOURCES", "  none: stack a mixture on the recipe, e.g. recipes/mixtures/metric_anything.yaml"]
     lines = ["SOURCES", *(f"  {line}" for line in table_text(rows))]
     if len(known) == len(rows) - 1 and plan.samples is not None:
         total = sum(row.samples or 0 for row in known)

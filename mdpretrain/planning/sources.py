@@ -46,7 +46,7 @@ class MixturePlan:
 
     def bytes_per_sample(self, otherwise: float) -> float:
         """The mean over draws, with ``otherwise`` for rows of which it is not known."""
-        return sum(row.share * (row.bytes_per_sample or otherwise) for row in self.sources)
+        return sum(row.share * (row.bytes_per_sample or otherwise) for row in self.sources) if self.sources else otherwise
 
 
 def plan_sources(sources: Sequence[MixtureSource], told: Mapping[str, int], total: int | None) -> MixturePlan:
@@ -57,12 +57,14 @@ def plan_sources(sources: Sequence[MixtureSource], told: Mapping[str, int], tota
     """
     names = [source.called for source in sources]
     if unknown := sorted(set(told) - set(names)):
-        raise ValueError(f"--source-samples {unknown[0]}: the mixture has {', '.join(names)}")
+        raise ValueError(
+            f"--source-samples {unknown[0]}: the mixture has {', '.join(names) or 'no source; stack one of recipes/mixtures/'}"
+        )
     known = [_known(source, told) for source in sources]
     weight = sum(source.weight for source in sources)
     draws: list[int | None] = [None] * len(sources)
     ends = None
-    if total is not None:
+    if total is not None and sources:
         limits = [None if size is None else max_draws(s.max_passes, size) for s, (size, *_) in zip(sources, known)]
         schedule = Schedule([source.weight for source in sources], limits)
         draws = list(schedule.draws_before(total).tolist())

@@ -227,6 +227,19 @@ def test_the_command_plans_a_recipe_with_its_shards(tmp_path: pathlib.Path, caps
     assert "does not divide over 3 processes" in capsys.readouterr().out
 
 
+def test_a_recipe_without_its_mixture_is_planned_and_told_what_it_lacks(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], repository: pathlib.Path
+):
+    content = yaml.safe_load((repository / "recipes/debug/student.yaml").read_text())
+    del content["data"]["train"], content["data"]["val"]
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(content))
+    assert main(["plan", str(tmp_path / "bare.yaml"), "--gpu", "4090", "--nodes", "1", "--gpus-per-node", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "M parameters" in printed and "the recipe names no data" in printed
+    with pytest.raises(ValueError, match="no source"):
+        plan_sources([], {"hypersim": 3}, 10)
+
+
 def test_mistakes_are_sentences(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], repository: pathlib.Path):
     debug = str(repository / "recipes/debug/student.yaml")
     for arguments, sentence in (
