@@ -274,5 +274,7 @@ def _quieten() -> None:
         ".*module\\(s\\) in eval mode at the start.*",  # frozen networks, on purpose
         ".*is smaller than the logging interval.*",  # steps are counted over passes
         ".*does not have many workers.*",  # the recipe says how many
+        ".*`broadcast_buffers` is deprecated.*",  # its successor still exchanges buffers at the start
+        ".*The `srun` command is available.*",  # a machine with SLURM may be used without it
     ):
         warnings.filterwarnings("ignore", message=message)
