@@ -169,7 +169,7 @@ def _environment(job: Job, cluster: Cluster) -> str:
     lines += [f"module load {_quote(cluster.modules)}"] if cluster.modules else []
     lines += cluster.setup
     lines += [f"export PYTHONPATH={_quote([str(job.code)])} PYTHONSAFEPATH=1  # the snapshot, whatever is installed or lies here"]
-    variables = {}
+    variables: dict[str, str] = {}
     if cluster.gpus_per_node:
         variables |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     if cluster.interface:
