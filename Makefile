@@ -56,7 +56,7 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 
 typecheck: $(VENV)/.ready-dev
-	$(BIN)/mypy data_shards mdpretrain
+	$(BIN)/mypy data_shards mdpretrain launch
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -50,6 +50,13 @@ while kill -0 "$agent" 2>/dev/null; do wait "$agent"; code=$?; done
 exit "$code"
 """.strip()
 
+# The number of one task of an array may be the number of the array, and requeue tasks that are done.
+REQUEUE_AT_LIMIT = r"""
+own=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_JOB_ID:-}" ] || own=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+trap 'echo "the time limit is near: requeued"; scontrol requeue "$own"' USR1
+""".strip()
+
 # Exit code 0 with this file means: saved, not finished. Usually the run has asked SLURM for its requeueing itself.
 AFTER_TRAINING = """
 code=$?
@@ -132,9 +139,7 @@ def command_script(job: Job, cluster: Cluster, command: list[str] | None) -> str
     words = f"{python} -u -m {PROGRAMS[command[0]]} {_quote(command[1:])}" if command[0] in PROGRAMS else _quote(command)
     if command[0] not in PROGRAMS and cluster.container is not None:
         words = f"{python.removesuffix(shlex.quote(cluster.python))}{words}"
-    requeue = (
-        'trap \'echo "the time limit is near: requeued"; scontrol requeue "$SLURM_JOB_ID"\' USR1' if cluster.requeue else "trap : USR1"
-    )
+    requeue = REQUEUE_AT_LIMIT if cluster.requeue else "trap : USR1"
     run = f'{_srun(cluster)} \\\n    {words} &\nstep=$!\nwhile kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done'
     return "\n\n".join([head, _environment(job, cluster), requeue, run, _end(job)]) + "\n"
 
@@ -169,7 +174,7 @@ def _environment(job: Job, cluster: Cluster) -> str:
     lines += [f"module load {_quote(cluster.modules)}"] if cluster.modules else []
     lines += cluster.setup
     lines += [f"export PYTHONPATH={_quote([str(job.code)])} PYTHONSAFEPATH=1  # the snapshot, whatever is installed or lies here"]
-    variables = {}
+    variables: dict[str, str] = {}
     if cluster.gpus_per_node:
         variables |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     if cluster.interface:

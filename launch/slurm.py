@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text in (
         ("status", _status, "jobs and progress"),
         ("logs", _logs, "the newest output"),
-        ("cancel", _cancel, "end it"),
+        ("cancel", _cancel, "end every job"),
     ):
         verb = verbs.add_parser(name, help=f"{text} of a run or pipeline")
         verb.add_argument("folder", type=Path, metavar="RUN", help="the run's or the pipeline's folder")

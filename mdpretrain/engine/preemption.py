@@ -167,6 +167,8 @@ def requeue(environment: os._Environ[str] | dict[str, str]) -> bool:
     marker, job = environment.get(STOPPED_FILE), environment.get("SLURM_JOB_ID")
     if not marker or not job:
         return False
+    if array := environment.get("SLURM_ARRAY_JOB_ID"):  # the number of one task may be that of the array, and would requeue them all
+        job = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}"
     pathlib.Path(marker).touch()
     state = _scontrol("show", "job", "-o", job)
     if state is not None and not any(text in state for text in REQUEUED_STATES):

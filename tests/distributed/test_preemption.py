@@ -124,3 +124,5 @@ def test_requeue_asks_slurm_or_leaves_it_to_the_batch_script(
     assert marker.read_text() == ("requeued\n" if calls[1:] and code == 0 else "")
     assert (tmp_path / "calls").read_text().splitlines() == calls if calls else not (tmp_path / "calls").exists()
     assert requeue({"SLURM_JOB_ID": "7"}) is False  # nobody asked
+    requeue({STOPPED_FILE: str(marker), "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"})
+    assert state is None or (tmp_path / "calls").read_text().splitlines()[-1].endswith(" 7_2")  # and not all of the array

@@ -51,6 +51,19 @@ def test_array_that_labels_shards_with_one_task_killed(kept: pathlib.Path, tmp_p
     assert digests(kept / "pseudo") == digests(tmp_path / "undisturbed")
 
 
+@pytest.mark.usefixtures("slurm")
+def test_array_task_at_its_time_limit_is_requeued_alone(kept: pathlib.Path) -> None:
+    script = kept / "work.sh"
+    script.write_text('[ "$SLURM_ARRAY_TASK_ID" = 0 ] || [ "${SLURM_RESTART_COUNT:-0}" = 1 ] || sleep 600\necho finished\n')
+    stages = {"work": {"command": f"bash {script}", "array": 2}}
+    file = write_recipe(kept / "pipeline.yaml", {"name": "limit", "folder": str(kept / "limit"), "stages": stages})
+    cluster = two_nodes(time="0:10:00", signal_before_end_s=570)  # SLURM looks at limits twice a minute
+    print(pipeline.run_pipeline(pathlib.Path(file), cluster, allow_dirty=True, dry_run=False))
+    wait_for_end(newest_job(kept / "limit"))
+    logs = [path.read_text() for path in sorted((kept / "limit" / "slurm" / "log").glob("work-*_*.log"))]
+    assert [log.count("finished") for log in logs] == [1, 1] and [log.count("near: requeued") for log in logs] == [0, 1]
+
+
 def small(model: dict[str, Any], folder: pathlib.Path, **data: Any) -> dict[str, Any]:
     """A training stage of a few steps."""
     content = recipe(folder, trainer={"max_steps": 4, "val_check_interval": 4}, data=data)
