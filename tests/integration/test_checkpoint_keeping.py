@@ -79,8 +79,11 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_used(
     shutil.copytree(kept, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     newest, older = whole_checkpoints(folder)[-1], whole_checkpoints(folder)[-2]
+    largest = max(torch.load(newest, weights_only=True)["state_dict"].values(), key=torch.numel)
     content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1  # one bit of some weight: torch would load it without a word
+    place = content.find(largest.contiguous().view(-1)[:16].numpy().tobytes())
+    assert place > 0
+    content[place] ^= 1  # one bit of a weight: torch loads it without a word
     newest.write_bytes(content)
     torch.load(newest, weights_only=True)
     arguments = ["--config", str(shards / "kept.yaml"), "--run_dir", str(tmp_path / "run")]
