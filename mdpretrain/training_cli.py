@@ -42,7 +42,7 @@ from mdpretrain.engine.recomputation import ActivationCheckpointing, CompileNetw
 from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
 from mdpretrain.engine.step_seed import StepSeed
 from mdpretrain.evaluation.observers import add_options, observers
-from mdpretrain.networks.checkpoint_files import FOLDER, newest_checkpoint
+from mdpretrain.networks.checkpoint_files import FOLDER, find_checkpoint, newest_checkpoint
 from mdpretrain.networks.module_config import record_and_build
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -149,6 +149,12 @@ class TrainingCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
             super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """``--ckpt_path`` may be a checkpoint, ``latest``, ``best`` or a run folder; unlike Lightning, nothing of the recipe is read there."""
+        options = self.config[self.config["subcommand"]]
+        if options.get("ckpt_path"):
+            options["ckpt_path"] = str(find_checkpoint(pathlib.Path(options["ckpt_path"])))
 
     def instantiate_classes(self) -> None:
         """Build everything, remembering how each module was built."""
