@@ -12,7 +12,7 @@ unless ``--wall``.
 * **ours**: the training loader itself, with shuffling, checksums and ledger.
 * **webdataset + PIL + PNG16, litdata, mosaicml-streaming**: the same samples (depth as 16-bit PNG of the same codes) in each one's own
   format, read in order by its own DataLoader, decoded by PIL, then this project's own transforms and collation: only reading and
-  decoding differ (``loader_peers.py``). Each runs in a process of its own, and has numba where ours has it (``mdpretrain/data/compiled.py``).
+  decoding differ (``loader_peers.py``). Each runs in a process of its own, with numba where ours has it (``mdpretrain.data.compiled``).
   Before a figure counts, the peer's first batch is compared with ours: depth, masks, camera and prompt to the bit, colour to what
   decoding at reduced size changes.
 * **decoders alone**: decoding the very same bytes, in memory, sample after sample in the loader's order, with nothing before or after:
