@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import math
 import re
 from typing import Any
@@ -123,8 +122,7 @@ class SampleMeta:
         key = record.get("key", "?")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"{key}: schema_version {record.get('schema_version')!r}, this code reads {SCHEMA_VERSION}; rebuild the shard")
-        if not record.keys() <= (known := _field_names(cls)):
-            unknown = sorted(record.keys() - known)
+        if unknown := sorted(record.keys() - META_FIELDS):
             raise ValueError(f"{key}: unknown field {unknown[0]!r} in meta.json")
         fields = dict(record)
         try:
@@ -139,9 +137,7 @@ class SampleMeta:
             raise ValueError(f"{key}: meta.json does not fit the schema ({error})") from error
 
 
-@functools.cache
-def _field_names(record_type: type) -> frozenset[str]:
-    return frozenset(field.name for field in dataclasses.fields(record_type))
+META_FIELDS = frozenset(field.name for field in dataclasses.fields(SampleMeta))
 
 
 @dataclasses.dataclass
