@@ -194,7 +194,7 @@ def print_stages(ours: float, stages: dict[str, float], decoders: dict[str, floa
     for name, seconds in [*stages.items(), ("sum of the stages", sum(stages.values())), ("the loader, end to end", ours)]:
         print(f"| {name:28s} | {seconds * 1e3:9.3f} | {seconds / ours:5.0%} | {1 / seconds:9.0f} |")
     print(f"\n| {'decoder, alone':28s} | ms/sample | share | samples/s |\n{rule}")
-    for name, seconds in [*decoders.items(), ("decoders alone, together", together)]:
+    for name, seconds in [*decoders.items(), ("decoders alone (together)", together)]:
         print(f"| {name:28s} | {seconds * 1e3:9.3f} | {seconds / ours:5.0%} | {1 / max(seconds, 1e-9):9.0f} |")
     print(f"the loader reaches {together / ours:.0%} of what its decoders alone reach (aim: 85 %)")
 
