@@ -74,8 +74,12 @@ def loader_seconds(what: Measurement) -> float:
     return float(np.mean(best_step_seconds(second_pass, what.rounds, what.clock))) / what.batch_size  # type: ignore[arg-type]
 
 
-def stage_seconds(what: Measurement) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds a sample of each stage alone, and of each decoder alone, with the views of the pass that ``loader_seconds`` times."""
+def stage_seconds(what: Measurement) -> tuple[dict[str, float], dict[str, float], float]:
+    """Seconds a sample of each stage, of each decoder, and of all decoders together, for the pass that ``loader_seconds`` times.
+
+    The decoders together do what the loader does of a sample before they go on to the next, in the loader's order, and are timed batch
+    by batch, as the loader is: a decoder by itself, again and again, finds its code and tables in the caches.
+    """
     count = len(what.folder)
     draws = [(position, what.order(position).index) for position in range(count, 2 * count)]
     members = [what.folder.read_members(index) for _, index in draws]
@@ -112,7 +116,14 @@ def stage_seconds(what: Measurement) -> tuple[dict[str, float], dict[str, float]
     times = {name: what.mean_seconds(stage, count) for name, stage in stages.items()}
     parts = [rows[start : start + what.batch_size] for start in range(0, count - what.batch_size + 1, what.batch_size)]
     times["collate"] = what.mean_seconds(lambda i: collate(parts[i]), len(parts)) / what.batch_size
-    return times, {name: what.mean_seconds(decoder, count) for name, decoder in decoders.items()}
+
+    def decode_batch(step: int) -> None:
+        for number in range(step * what.batch_size, (step + 1) * what.batch_size):
+            for decoder in decoders.values():
+                decoder(number)
+
+    together = what.mean_seconds(decode_batch, len(parts)) / what.batch_size
+    return times, {name: what.mean_seconds(decoder, count) for name, decoder in decoders.items()}, together
 
 
 def decoders_of(members: Sequence[tuple[str, Members]], colour: Sequence[Callable[[], object]]) -> dict[str, Callable[[int], object]]:

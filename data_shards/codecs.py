@@ -198,8 +198,9 @@ def _log16_table(near_m: float, far_m: float) -> np.ndarray:
     # Maps have ranges of their own, so the table is made for nearly every map: in place.
     depth = _share_of_log_range() * math.log(far_m / near_m)
     np.exp(depth, out=depth)
-    depth *= near_m
-    return _finished_table(depth)
+    table = np.empty(depth.size, np.float32)
+    np.multiply(depth, near_m, out=table, dtype=np.float64, casting="unsafe")
+    return _finished_table(table)
 
 
 @functools.lru_cache(maxsize=1)
@@ -208,7 +209,7 @@ def _share_of_log_range() -> np.ndarray:
 
 
 def _finished_table(depth_of_code: np.ndarray) -> np.ndarray:
-    table = depth_of_code.astype(np.float32)
+    table = depth_of_code.astype(np.float32, copy=False)
     table[NOT_MEASURED], table[INFINITELY_FAR] = np.nan, np.inf
     table.flags.writeable = False  # shared by every later call
     return table

@@ -14,14 +14,15 @@ Conventions that every reader and writer of this project shares
 Inside a tar, the members of one sample share their key:
 ``KEY.image.jpg | KEY.image.png``, ``KEY.depth.<codec>``, ``KEY.meta.json`` and, where present, ``KEY.prior.<codec>``
 (a prior depth map), ``KEY.prompt.<codec>`` (a sensor's own low-resolution depth), ``KEY.depth_edge.<codec>`` (a second
-depth for edges), ``KEY.sky.png`` (1 bit, or 8 with 255 = sky), ``KEY.confidence.png`` (8-bit, of a pseudo-label, or of a
-phone lidar whose map is the depth).
+depth for edges), ``KEY.sky.png`` (1 bit, or 8 with 255 = sky; for sky that the depth does not show: wherever that is ``+inf``
+there is sky without it), ``KEY.confidence.png`` (8-bit, of a pseudo-label, or of a phone lidar whose map is the depth).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import re
 from typing import Any
 
@@ -63,7 +64,7 @@ class Camera:
 
     def __post_init__(self) -> None:
         values = (self.fx, self.fy, self.cx, self.cy)
-        if not all(np.isfinite(v) for v in values) or self.fx <= 0 or self.fy <= 0:
+        if not all(map(math.isfinite, values)) or self.fx <= 0 or self.fy <= 0:
             raise ValueError(
                 f"camera {values}: fx and fy must be finite and positive, cx and cy finite; leave the camera out (null) if it is unknown"
             )
@@ -121,8 +122,7 @@ class SampleMeta:
         key = record.get("key", "?")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"{key}: schema_version {record.get('schema_version')!r}, this code reads {SCHEMA_VERSION}; rebuild the shard")
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(record) - known):
+        if unknown := sorted(record.keys() - META_FIELDS):
             raise ValueError(f"{key}: unknown field {unknown[0]!r} in meta.json")
         fields = dict(record)
         try:
@@ -135,6 +135,9 @@ class SampleMeta:
             raise ValueError(f"{key}: meta.json lacks the field {error}") from error
         except TypeError as error:
             raise ValueError(f"{key}: meta.json does not fit the schema ({error})") from error
+
+
+META_FIELDS = frozenset(field.name for field in dataclasses.fields(SampleMeta))
 
 
 @dataclasses.dataclass

@@ -106,4 +106,4 @@ class RenderedSource:
             group=scene,
         )
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(frame.image), quality=95, colorsubsampling="444")
-        return Sample(meta, jpeg, "jpg", frame.depth_z_m, sky=np.isinf(frame.depth_z_m))
+        return Sample(meta, jpeg, "jpg", frame.depth_z_m)  # sky is where depth is +inf: a mask would be read and decoded for nothing

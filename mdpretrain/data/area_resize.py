@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from scipy.sparse import csr_array
 
+from mdpretrain.data.compiled import COMPILED, mean_of_rows, rounded_mean_of_rows
+
 # Shares of a source pixel below this are left out, by cv2's rule.
 LEAST_SHARE = 1e-3
 # A worker meets the same sides again and again: a few hundred for frames of one size. An entry takes 10 KB.
@@ -32,10 +34,19 @@ def shrink_area(box: np.ndarray, out_height: int, out_width: int, flip: bool = F
     if width % out_width == 0 and height % out_height == 0:  # cv2 has a fast way of its own, with a rounding of its own
         box = cv2.resize(box, (out_width, out_height), interpolation=cv2.INTER_AREA)
         return cv2.flip(box, 1) if flip else box
-    columns_first = cv2.transpose(box).reshape(width, height * 3).astype(np.float32)
-    narrow = _mean_matrix(width, out_width, flip) @ columns_first
+    columns_first = cv2.transpose(box).reshape(width, height * 3)
+    across, down = _mean_matrix(width, out_width, flip), _mean_matrix(height, out_height, False)
+    if COMPILED:
+        narrow = np.empty((out_width, height * 3), np.float32)
+        mean_of_rows(across.indptr, across.indices, across.data, columns_first, narrow)
+    else:
+        narrow = across @ columns_first.astype(np.float32)
     rows_first = cv2.transpose(narrow.reshape(out_width, height, 3)).reshape(height, out_width * 3)
-    mean = _mean_matrix(height, out_height, False) @ rows_first
+    if COMPILED:
+        image = np.empty((out_height, out_width * 3), np.uint8)
+        rounded_mean_of_rows(down.indptr, down.indices, down.data, rows_first, image)
+        return image.reshape(out_height, out_width, 3)
+    mean = down @ rows_first
     return cv2.convertScaleAbs(mean).reshape(out_height, out_width, 3)  # rounds to the nearest, halves to even
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_shards.schema import LABEL_KINDS, Camera, DepthType, LabelKind, Sample
 from mdpretrain.data.colour import ColourJitter, to_unit_float
+from mdpretrain.data.compiled import COMPILED, split_sky
 from mdpretrain.data.crops import View, covering_view, random_view, whole_view
 from mdpretrain.data.order import hash_key
 from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest
@@ -153,13 +154,10 @@ class SamplePipeline:
         depth = self._z_depth(sample, sample.depth, options)
         rng = random_generator(AUGMENTATION, self.seed, position)
         view, seen = self._choose_view(sample, depth, options.crop, rng)
-        sky = seen == np.inf
-        if sample.sky is not None:
-            sky |= sample_nearest(sample.sky, view, size)
-        valid = np.isfinite(seen) & ~sky
+        sky = np.zeros(seen.shape, bool) if sample.sky is None else sample_nearest(sample.sky, view, size)
+        valid = _split_sky(seen, sky)
         if not valid.any():
             raise ValueError(f"{meta.key}: no measured depth in view; check the depth map and the source's depth limits")
-        np.putmask(seen, ~valid, np.float32(0))
         row = Row(
             image=self._colour(sample, view, rng, planes),
             depth=seen,
@@ -230,6 +228,18 @@ class SamplePipeline:
 def key_seed(key: str) -> int:
     """The number that seeds a sample's prompt in evaluation: the same in every run, whatever stands beside the sample."""
     return hash_key("prompt", key)
+
+
+def _split_sky(seen: np.ndarray, sky: np.ndarray) -> np.ndarray:
+    """Where ``seen`` is measured and not sky. Infinite depth becomes sky, too; both maps are changed, depth to 0 where it is not valid."""
+    if COMPILED:
+        valid = np.empty(seen.shape, bool)
+        split_sky(seen, sky, valid)
+        return valid
+    sky |= seen == np.inf
+    valid = np.isfinite(seen) & ~sky
+    np.putmask(seen, ~valid, np.float32(0))
+    return valid
 
 
 def _matrix(camera: Camera | None) -> np.ndarray:

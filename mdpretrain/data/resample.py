@@ -20,6 +20,7 @@ import simplejpeg
 from data_shards.codecs import decode_image
 from data_shards.schema import Camera, Sample
 from mdpretrain.data.area_resize import shrink_area
+from mdpretrain.data.compiled import COMPILED, smooth_depth, take_pixels
 from mdpretrain.data.crops import View
 
 SMOOTH_WITHIN = 0.05
@@ -40,6 +41,9 @@ def sample_depth(depth: np.ndarray, view: View, image_size: tuple[int, int]) -> 
     nearest = _nearest_measured(depth, x, y, view.footprint(image_size, depth.shape))
     if np.all(x % 1 == 0.5) and np.all(y % 1 == 0.5):
         return nearest  # every centre is a source pixel's centre
+    if COMPILED:
+        smooth_depth(depth, *_neighbours(y, depth.shape[0]), *_neighbours(x, depth.shape[1]), np.float32(SMOOTH_WITHIN), nearest)
+        return nearest
     smooth = _inverse_linear(depth, x, y)
     with np.errstate(invalid="ignore"):
         difference = smooth - nearest
@@ -125,10 +129,15 @@ def _pixel_of(coordinate: np.ndarray, size: int) -> np.ndarray:
 
 
 def _nearest_measured(depth: np.ndarray, x: np.ndarray, y: np.ndarray, footprint: tuple[float, float]) -> np.ndarray:
-    found = _at(depth, _pixel_of(y, depth.shape[0]), _pixel_of(x, depth.shape[1]))
-    empty = np.isnan(found)
-    if max(footprint) > 1 and empty.any():
-        _fill_from_footprints(found, empty, depth, (x, y), footprint)
+    rows, columns = _pixel_of(y, depth.shape[0]), _pixel_of(x, depth.shape[1])
+    if COMPILED:
+        found = np.empty((len(rows), len(columns)), np.float32)
+        incomplete = take_pixels(depth, rows, columns, found)
+    else:
+        found = _at(depth, rows, columns)
+        incomplete = bool(np.isnan(found).any())
+    if incomplete and max(footprint) > 1:
+        _fill_from_footprints(found, np.isnan(found), depth, (x, y), footprint)
     return found
 
 

@@ -140,21 +140,22 @@ class TrainingBatches(Dataset):
         rows, positions, size = [], self.share.positions(step), self.pipeline.image_size
         image = None if size is None else np.empty((len(positions), 3, *size), np.float32)
         try:
-            for number, position in enumerate(positions):
-                rows.append(self._row(position, delivery, None if image is None else image[number]))
+            drawn = zip(*(part.tolist() for part in self.order.run(positions.start, len(positions))), strict=True)
+            for number, (source, index) in enumerate(drawn):
+                rows.append(self._row(positions[number], source, index, delivery, None if image is None else image[number]))
         except (FatalSourceError, MixtureExhausted) as error:
             delivery.fatal = str(error)
             return delivery
         delivery.batch = collate(rows, image)
         return delivery
 
-    def _row(self, position: int, delivery: Delivery, planes: np.ndarray | None) -> Row:
-        """The row at ``position``, or its substitute: the next places of the same pass of the same source, in order."""
-        source = self.order(position).source
+    def _row(self, position: int, source: int, index: int, delivery: Delivery, planes: np.ndarray | None) -> Row:
+        """The row at ``position``, sample ``index`` or its substitute: the next places of the same pass of the same source, in order."""
         name, reader = self.order.names[source], self.readers[source]
         attempts = min(self.budgets[source].max_consecutive, len(reader))
         for attempt in range(attempts):
-            index = self.order(position, attempt).index
+            if attempt:
+                index = self.order(position, attempt).index
             try:
                 row = self.pipeline(reader.sample(index), position, self.options[source], planes=planes)
                 delivery.rows.append(source)

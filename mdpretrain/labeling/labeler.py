@@ -188,8 +188,7 @@ class Labeler:
             encodings={},
         )
         depth = np.where(row.sky, np.float32(np.inf), label_m).astype(np.float32)
-        sky = row.sky if row.sky.any() else None
-        return Sample(meta=meta, image_bytes=sample.image_bytes, image_format=sample.image_format, depth=depth, sky=sky)
+        return Sample(meta=meta, image_bytes=sample.image_bytes, image_format=sample.image_format, depth=depth)
 
 
 def _count(output: Path, paths: Sequence[ShardPath], reused: int) -> LabelResult:

@@ -86,7 +86,7 @@ def test_labels_keep_image_and_key_and_say_what_they_are(shards: pathlib.Path, t
         assert label.meta.camera == original.meta.camera and label.meta.image_size == original.meta.image_size
         assert (label.meta.label_kind, label.meta.teacher) == (LabelKind.PSEUDO, teacher.fingerprint)
         assert label.depth.shape == original.depth.shape
-        assert np.array_equal(np.isposinf(label.depth), original.sky)
+        assert label.sky is None and np.array_equal(np.isposinf(label.depth), original.sky)
         assert np.isfinite(label.depth[~original.sky]).all()
         assert label.meta.quality is not None and label.meta.quality["abs_rel"] > 0
 
