@@ -151,7 +151,7 @@ class TrainingCLI(LightningCLI):
             super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """``--ckpt_path`` may be a checkpoint, ``latest``, ``best`` or a run folder; unlike Lightning, nothing of the recipe is read there."""
+        """``--ckpt_path`` may be a checkpoint, ``latest``, ``best`` or a run folder; nothing of the recipe is read there."""
         options = self.config[self.config["subcommand"]]
         if options.get("ckpt_path"):
             options["ckpt_path"] = str(find_checkpoint(pathlib.Path(options["ckpt_path"])))

@@ -59,7 +59,7 @@ PREDICTORS = {
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
     """Folders for training and evaluation, and checkpoints by name."""
-    fake = lambda checkpoint, device="cpu": PREDICTORS[checkpoint.name]()  # noqa: E731
+    fake = lambda checkpoint, device="cpu", weights="trained": PREDICTORS[checkpoint.name]()  # noqa: E731
     monkeypatch.setattr(assembly, "load_predictor", fake)
     monkeypatch.setattr(command, "load_predictor", fake)
     nearer = plane_depth(CAMERA, WIDTH, HEIGHT) / 2
