@@ -46,13 +46,13 @@ class ProgressLines(lightning.Callback):
         self.every_s = every_s
         self._samples = 0
         self._mark = self._start = self._last_line = 0.0
-        self._first_step = 0
+        self._first_step = self._logged_step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
         self._start = self._mark = time.monotonic()
         self._last_line = 0.0  # the first logged step is shown at once
-        self._first_step = trainer.global_step
+        self._first_step = self._logged_step = trainer.global_step
         self._say(trainer, f"step {trainer.global_step}/{trainer.max_steps}: training starts")
 
     def on_train_batch_end(
@@ -60,7 +60,9 @@ class ProgressLines(lightning.Callback):
     ) -> None:
         """Count; on a logged step log the rate; if it is time, print a line."""
         self._samples += len(batch) * trainer.world_size
-        if trainer.global_step % _log_interval(trainer) == 0:  # counted over passes, as Lightning counts when it writes
+        step = trainer.global_step  # counted over passes, as Lightning counts when it writes
+        if step != self._logged_step and step % _log_interval(trainer) == 0:  # the same step: gradients are being accumulated
+            self._logged_step = step
             now = time.monotonic()
             rate = self._samples / max(now - self._mark, 1e-9)
             pl_module.log("train/samples_per_s", rate, on_step=True, on_epoch=False, batch_size=len(batch))
