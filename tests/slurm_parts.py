@@ -98,7 +98,8 @@ def resolve_here(commands: list[list[str]]) -> list[str]:
 def launcher(*arguments: str, code: int = 0) -> str:
     """``launch/slurm.py ARGUMENTS`` as a user calls it; returns what it said."""
     command = [sys.executable, str(REPOSITORY / "launch" / "slurm.py"), *arguments]
-    result = subprocess.run(command, env=os.environ.copy(), capture_output=True, text=True, check=False)
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}  # jobs find this python first
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == code, f"{' '.join(arguments)}: {result.stdout}{result.stderr}"
     return result.stdout + result.stderr
 
