@@ -30,6 +30,8 @@ fi
 FIT_OPTIONS="$MACHINE_OPTIONS $FIT_OPTIONS"
 STARTED=$SECONDS
 say() { printf '\n== %s (%d:%02d since the start)\n' "$1" $(((SECONDS - STARTED) / 60)) $(((SECONDS - STARTED) % 60)); }
+# `fit` saves at a signal and leaves with exit code 0, so without this the script would go on to the next stage with half a network.
+trap 'echo "demo: stopped; run it again to continue" >&2; exit 130' INT TERM
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # tasks in the background do not hear Ctrl-C
 fail() { echo "demo: $1" >&2; exit 2; }
 

@@ -158,9 +158,7 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything, remembering how each module was built."""
-        if self._option("run_dir") is None:
-            raise ValueError("give the run a folder: --run_dir runs/NAME (or run_dir in the recipe)")
-        self._refuse_overwriting()
+        self._refuse_overwriting(self.run_dir)
         recording = [(record_and_build, nn.Module, True)]
         self.config_init = self.parser.instantiate(self.config, instantiators=recording)
         self.datamodule = self._get(self.config_init, "data")
@@ -178,7 +176,7 @@ class TrainingCLI(LightningCLI):
         callbacks: list[lightning.Callback] = [StepSeed(int(seed)), *([guard] if guard else [])]
         callbacks += [Ema(decay, guard, self._option("ema_validate"))] if decay else []
         callbacks.append(ProgressLines(self._option("progress_every_s")))
-        checkpoints = RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self._recipe_text())
+        checkpoints = RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self.recipe_text())
         callbacks += [checkpoints, StopAtSignal(checkpoints)]
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         callbacks += [ActivationCheckpointing(parts)] if (parts := self._option("activation_checkpointing")) else []
@@ -194,7 +192,13 @@ class TrainingCLI(LightningCLI):
 
     @property
     def run_dir(self) -> pathlib.Path:
-        """The run's folder."""
+        """The run's folder.
+
+        Raises:
+            ValueError: neither the recipe nor the command line names one.
+        """
+        if self._option("run_dir") is None:
+            raise ValueError("give the run a folder: --run_dir runs/NAME (or run_dir in the recipe)")
         return pathlib.Path(self._option("run_dir"))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -205,16 +209,16 @@ class TrainingCLI(LightningCLI):
             print(f"resuming from {newest}" if newest else f"{self.run_dir} has no checkpoint yet: starting", file=sys.stderr)
         return arguments
 
-    def _refuse_overwriting(self) -> None:
-        if self.subcommand == "fit" and not self._option("resume") and (newest := newest_checkpoint(self.run_dir)):
-            raise ValueError(f"{self.run_dir} already holds a run ({newest.name}): give --resume to continue it, or another --run_dir")
+    def _refuse_overwriting(self, run_dir: pathlib.Path) -> None:
+        if self.subcommand == "fit" and not self._option("resume") and (newest := newest_checkpoint(run_dir)):
+            raise ValueError(f"{run_dir} already holds a run ({newest.name}): give --resume to continue it, or another --run_dir")
 
     def _checkpoint_options(self) -> CheckpointOptions:
         every = {"every_n_steps": "checkpoint_every_n_steps", "every_minutes": "checkpoint_every_minutes", "keep": "keep_checkpoints"}
         same = ("milestone_every_n_steps", "best_metric", "best_direction")
         return CheckpointOptions(**{name: self._option(key) for name, key in (every | {name: name for name in same}).items()})
 
-    def _recipe_text(self) -> str:
+    def recipe_text(self) -> str:
         """The resolved recipe, as ``config.yaml`` of the run folder has it."""
         return self._parser(self.subcommand).dump(self.config.get(self.subcommand, self.config), skip_none=False)
 
@@ -231,6 +235,20 @@ class TrainingCLI(LightningCLI):
 
     def _option(self, name: str) -> Any:
         return self._get(self.config, name)
+
+
+class RecipeParser(TrainingCLI):
+    """``fit`` up to the point where everything is known to be valid: its ``config`` is the recipe, and nothing is built or run."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": TrainingCLI.subcommands()["fit"]}
+
+    def instantiate_classes(self) -> None:
+        self.model = self.trainer = self.datamodule = None  # type: ignore[assignment]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing runs."""
 
 
 def run_training(arguments: list[str]) -> int:

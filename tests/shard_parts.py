@@ -40,3 +40,10 @@ def write_folder(folder: pathlib.Path, count: int, first: int = 0, per_shard: in
     for number, start in enumerate(range(first, first + count, per_shard)):
         write_shard(folder / f"{number:05d}.tar", [make_sample(i) for i in range(start, min(start + per_shard, first + count))])
     return folder
+
+
+def write_train_and_val(folder: pathlib.Path) -> pathlib.Path:
+    """``folder/train`` of 22 samples, 5 batches of 4 in a pass, and ``folder/val`` of 3; returns ``folder``."""
+    write_folder(folder / "train", 22)
+    write_folder(folder / "val", 3, first=100)
+    return folder

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
+import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mdpretrain.engine.csv_log import CsvLog
+from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
+from mdpretrain.engine.step_seed import StepSeed
 from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.module_config import build_module
 from mdpretrain.structures import DepthBatch, SparsePrompt
@@ -102,3 +107,22 @@ def ssi_table() -> LossTable:
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
     """A detached copy of every weight."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def make_trainer(folder: pathlib.Path, steps: int, **options: Any) -> lightning.Trainer:
+    """A trainer of ``steps`` steps on the CPU that logs every one into ``folder``; a refused step ends it, unless told otherwise."""
+    settings: dict[str, Any] = {
+        "max_steps": steps,
+        "max_epochs": -1,
+        "accelerator": "cpu",
+        "default_root_dir": folder,
+        "logger": CsvLog(folder),
+        "log_every_n_steps": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "callbacks": [StepSeed(0), StepGuard(StepGuardOptions(max_in_a_row=0))],
+        **options,
+    }
+    return lightning.Trainer(**settings)

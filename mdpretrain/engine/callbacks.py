@@ -13,6 +13,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from mdpretrain.engine.logged_step import is_logged_step
 from mdpretrain.structures import DepthBatch
 
 SHOWN_SOURCES = 3  # a progress line names the sources that were passed most often; the logs have all
@@ -46,13 +47,13 @@ class ProgressLines(lightning.Callback):
         self.every_s = every_s
         self._samples = 0
         self._mark = self._start = self._last_line = 0.0
-        self._first_step = self._logged_step = 0
+        self._first_step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
         self._start = self._mark = time.monotonic()
         self._last_line = 0.0  # the first logged step is shown at once
-        self._first_step = self._logged_step = trainer.global_step
+        self._first_step = trainer.global_step
         self._say(trainer, f"step {trainer.global_step}/{trainer.max_steps}: training starts")
 
     def on_train_batch_end(
@@ -60,9 +61,7 @@ class ProgressLines(lightning.Callback):
     ) -> None:
         """Count; on a logged step log the rate; if it is time, print a line."""
         self._samples += len(batch) * trainer.world_size
-        step = trainer.global_step  # counted over passes, as Lightning counts when it writes
-        if step != self._logged_step and step % _log_interval(trainer) == 0:  # the same step: gradients are being accumulated
-            self._logged_step = step
+        if is_logged_step(trainer):
             now = time.monotonic()
             rate = self._samples / max(now - self._mark, 1e-9)
             pl_module.log("train/samples_per_s", rate, on_step=True, on_epoch=False, batch_size=len(batch))
@@ -100,10 +99,6 @@ def _source_passes(trainer: lightning.Trainer) -> dict[str, float]:
     """Passes over each source of the mixture so far, where the data can tell."""
     counted = getattr(getattr(trainer, "datamodule", None), "source_passes", None)
     return {} if counted is None else counted()
-
-
-def _log_interval(trainer: lightning.Trainer) -> int:
-    return max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]  # the trainer sets it by name
 
 
 def duration(seconds: float) -> str:

@@ -10,21 +10,7 @@ from typing import Any
 
 from data_shards.mixture import MixtureSource
 from mdpretrain.data.mixture import check_names
-from mdpretrain.training_cli import TrainingCLI
-
-
-class RecipeParser(TrainingCLI):
-    """``mdpretrain fit`` up to the point where it would build anything."""
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": TrainingCLI.subcommands()["fit"]}
-
-    def instantiate_classes(self) -> None:
-        self.model = self.trainer = self.datamodule = None  # type: ignore[assignment]
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing runs."""
+from mdpretrain.training_cli import RecipeParser
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 import torch
-from shard_parts import write_folder
+from shard_parts import write_train_and_val
 from training_runs import column, losses, recipe, run, write_recipe
 
 from data_shards.mixture import MixtureSource
@@ -21,10 +21,7 @@ STEPS, BAD_STEP, DECAY = 6, 2, 0.9
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_folder(folder / "train", 22)
-    write_folder(folder / "val", 3, first=100)
-    return folder
+    return write_train_and_val(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import stat
 from typing import Any
 
 import pytest
-from shard_parts import write_folder
+from shard_parts import write_train_and_val
 from training_runs import audit, losses, recipe, run, write_recipe
 
 from mdpretrain.engine.preemption import STOPPED_FILE, requeue
@@ -21,10 +21,7 @@ STEPS = 9
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_folder(folder / "train", 22)  # 5 batches of 4 in a pass
-    write_folder(folder / "val", 3, first=100)
-    return folder
+    return write_train_and_val(tmp_path_factory.mktemp("shards"))
 
 
 def options(repository: pathlib.Path, engine: str, ranks: int) -> list[str]:

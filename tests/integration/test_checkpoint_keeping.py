@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from shard_parts import write_folder
+from shard_parts import write_train_and_val
 from training_runs import column, losses, recipe, run, write_recipe
 
 from mdpretrain.cli import main
@@ -24,10 +24,7 @@ STEPS = 9
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_folder(folder / "train", 22)
-    write_folder(folder / "val", 3, first=100)
-    return folder
+    return write_train_and_val(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -53,6 +54,29 @@ def test_demo_on_own_frames_holds_out_whole_sources(tmp_path: pathlib.Path) -> N
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "held out: small" in result.stdout
     assert {row["source"] for row in rows(tmp_path / "run")} == {"small", "all"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_and_no_stage_begins_after_it(tmp_path: pathlib.Path) -> None:
+    """`fit` saves and leaves with exit code 0; the script must not take that for a finished network."""
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    endless = "--trainer.max_steps 100000 --data.batch_size 4 --progress_every_s 0 --tensorboard false"
+    small = {"RUN": str(tmp_path / "run"), "SCENES": "3", "HELD_OUT_SCENES": "2", "WORKERS": "1", "FIT_OPTIONS": endless}
+    command = ["bash", "launch/demo.sh"]
+    demo = subprocess.Popen(
+        command, cwd=ROOT, env=environment | small, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert demo.stdout is not None
+    said = []
+    for line in demo.stdout:
+        said.append(line)
+        if "samples/s" in line:  # the prior is being trained
+            os.killpg(demo.pid, signal.SIGINT)
+            break
+    rest, _ = demo.communicate(timeout=300)
+    assert demo.returncode == 130, "".join(said) + rest
+    assert "demo: stopped; run it again to continue" in rest and "4/7" not in rest
+    assert list((tmp_path / "run" / "prior" / "checkpoints").glob("step_*.ckpt"))
 
 
 @pytest.mark.parametrize(("sources", "sentence"), [(None, "is not a folder"), (["one", "two"], "fewer than three sources")])

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 
 import pytest
-from shard_parts import write_folder
+from shard_parts import write_folder, write_train_and_val
 from training_runs import audit, column, recipe, run, write_recipe
 
 from data_shards.mixture import MixtureSource
@@ -19,10 +19,7 @@ NAN = float("nan")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_folder(folder / "train", 22)
-    write_folder(folder / "val", 3, first=100)
-    return folder
+    return write_train_and_val(tmp_path_factory.mktemp("shards"))
 
 
 def keys_of_batch(shards: pathlib.Path, step: int) -> list[str]:

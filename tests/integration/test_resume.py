@@ -7,7 +7,7 @@ import pathlib
 import random
 
 import pytest
-from shard_parts import write_folder
+from shard_parts import write_train_and_val
 from training_runs import delivered, losses, recipe, run, write_recipe
 
 from mdpretrain.tasks.predictor import load_predictor
@@ -17,10 +17,7 @@ STEPS = 9
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_folder(folder / "train", 22)  # 5 batches of 4 in a pass: the run crosses a pass
-    write_folder(folder / "val", 3, first=100)
-    return folder
+    return write_train_and_val(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")

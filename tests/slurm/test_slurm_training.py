@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from shard_parts import write_folder
+from shard_parts import write_train_and_val
 from slurm_parts import (
     STEPS,
     Slurm,
@@ -32,10 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("slurm_shards")
-    write_folder(folder / "train", 22)
-    write_folder(folder / "val", 3, first=100)
-    return folder
+    return write_train_and_val(tmp_path_factory.mktemp("slurm_shards"))
 
 
 def engine(repository: pathlib.Path, name: str) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
+
+from data_shards.samples import check_sample
 
 # A slanted plane n . X = d (camera axes: x right, y down, z forward), d in metres, wholly in front of the test cameras.
 PLANE_NORMAL = np.array([0.2, -0.3, 1.0])
@@ -45,3 +50,25 @@ def plane_points(fx: float, fy: float, cx: float, cy: float, width: int, height:
     z = plane_z(fx, fy, cx, cy, width, height)
     row, column = np.mgrid[:height, :width].astype(np.float64)
     return np.stack([(column - cx) / fx * z, (row - cy) / fy * z, z], axis=-1).reshape(-1, 3)
+
+
+def read_all(source):
+    """Every sample by its key, of a source that survives the way to a worker process."""
+    source = pickle.loads(pickle.dumps(source))
+    items = source.items()
+    assert json.dumps([item.payload for item in items])
+    samples = {item.key: source.read(item)[0] for item in items}
+    for sample in samples.values():
+        check_sample(sample)
+    return samples
+
+
+def read_only(source):
+    """The one sample of a source."""
+    (sample,) = read_all(source).values()
+    return sample
+
+
+def pixels_of(sample):
+    """The colour image, uint8 (H, W, 3) RGB."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(sample.image_bytes, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -9,11 +9,10 @@ import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
-from training_parts import STUDENT_NETWORK, batch_loader, build, mae_table, make_batch
+from training_parts import STUDENT_NETWORK, batch_loader, build, mae_table, make_batch, make_trainer
 from training_runs import EmaTwin
 
 from mdpretrain.cli import main
-from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.engine.ema import Ema
 from mdpretrain.engine.parameter_fragments import _shared_out
 from mdpretrain.engine.step_guard import StepGuard
@@ -43,20 +42,7 @@ def fit(folder: pathlib.Path, steps: int, decay: float | None = 0.9, validate: b
     if decay is not None:
         callbacks += [Ema(decay, guard, validate), EmaTwin(decay, str(folder / "twin.pt"))]
     folder.mkdir(exist_ok=True)
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=CsvLog(folder),
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        **options,
-    )
+    trainer = make_trainer(folder, steps, callbacks=callbacks, **options)
     task = Distillation(build(STUDENT_NETWORK), SpoiltStep(), AdamW(lr=1e-2), Schedule(kind="constant"))
     held_out = batch_loader(2) if options else None
     batches = DataLoader(Subset(batch_loader(8).dataset, range(0 if resume is None else 2, 8)), batch_size=None)  # resumed after two

@@ -15,7 +15,7 @@ from torch import nn
 from mdpretrain.data.mixture import check_names
 from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.module_config import build_module
-from mdpretrain.training_cli import TrainingCLI
+from mdpretrain.training_cli import RecipeParser
 
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
 FULL = sorted([*(RECIPES / "any_depth").glob("*.yaml"), *(RECIPES / "metric_anything").glob("*.yaml")])
@@ -24,23 +24,9 @@ MIXTURES = sorted((RECIPES / "mixtures").glob("*.yaml"))
 ENGINES = sorted((RECIPES / "engine").glob("*.yaml"))
 
 
-class ParseOnly(TrainingCLI):
-    """The command line's own parser, stopping before anything is built."""
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": TrainingCLI.subcommands()["fit"]}
-
-    def instantiate_classes(self) -> None:
-        self.model = self.trainer = self.datamodule = None  # type: ignore[assignment]
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
 def parse(*recipes: pathlib.Path, extra: tuple[str, ...] = ()) -> jsonargparse.Namespace:
     arguments = list(itertools.chain.from_iterable(("--config", str(path)) for path in recipes))
-    return ParseOnly(["fit", *arguments, *extra]).config["fit"]
+    return RecipeParser(["fit", *arguments, *extra]).config["fit"]
 
 
 def identity(path: pathlib.Path) -> str:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
-from training_parts import ENCODER, STUDENT_NETWORK, build, mae_table, make_batch
+from training_parts import ENCODER, STUDENT_NETWORK, build, mae_table, make_batch, make_trainer
 
-from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.engine.incidents import read_incident
 from mdpretrain.engine.running_bound import RunningBound
 from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
@@ -76,21 +75,9 @@ def make_task(
 def fit(
     folder: pathlib.Path, task: Distillation, seeds: list[int], guard: StepGuard | None = None, accumulate: int = 1, **options: Any
 ) -> lightning.Trainer:
-    trainer = lightning.Trainer(
-        max_steps=len(seeds) // accumulate,
-        max_epochs=-1,
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=CsvLog(folder),
-        log_every_n_steps=1,
-        accumulate_grad_batches=accumulate,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        callbacks=[StepSeed(0), guard or StepGuard()],
-        **options,
-    )
     ckpt_path = options.pop("ckpt_path", None)
+    callbacks = [StepSeed(0), guard or StepGuard()]
+    trainer = make_trainer(folder, len(seeds) // accumulate, accumulate_grad_batches=accumulate, callbacks=callbacks, **options)
     trainer.fit(task, DataLoader(Batches(seeds), batch_size=None), ckpt_path=ckpt_path)
     return trainer
 

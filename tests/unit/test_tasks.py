@@ -17,14 +17,12 @@ from training_parts import (
     build,
     mae_table,
     make_batch,
+    make_trainer,
     ssi_table,
     weights_of,
 )
 
-from mdpretrain.engine.callbacks import ChannelsLast
-from mdpretrain.engine.csv_log import CsvLog
-from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
-from mdpretrain.engine.step_seed import StepSeed
+from mdpretrain.engine.callbacks import ChannelsLast, ProgressLines
 from mdpretrain.networks.priors import CheckpointPrior
 from mdpretrain.tasks.affine_invariant import AffineInvariantTraining
 from mdpretrain.tasks.base import TrainingTask
@@ -48,24 +46,6 @@ def make_task(kind: str, lr: float = 1e-3) -> TrainingTask:
         return Distillation(build(STUDENT_NETWORK), mae_table(), optimizer, schedule)
     prior, preparation = build(CHECKPOINT_PRIOR, seed=1), build(PREPARATION)
     return PromptedPretraining(build(TEACHER_NETWORK), mae_table(), preparation, prior, optimizer, schedule)
-
-
-def make_trainer(folder: pathlib.Path, steps: int, **options: Any) -> lightning.Trainer:
-    settings: dict[str, Any] = {
-        "max_steps": steps,
-        "max_epochs": -1,
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "logger": CsvLog(folder),
-        "log_every_n_steps": 1,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "num_sanity_val_steps": 0,
-        "callbacks": [StepSeed(0), StepGuard(StepGuardOptions(max_in_a_row=0))],
-        **options,
-    }
-    return lightning.Trainer(**settings)
 
 
 def read_csv(folder: pathlib.Path) -> list[dict[str, str]]:
@@ -208,3 +188,14 @@ def test_nan_loss_stops_the_run_and_names_its_samples(tmp_path: pathlib.Path) ->
     task = Distillation(build(STUDENT_NETWORK), Spoilt(), AdamW(lr=1e-4), Schedule(kind="constant"))
     with pytest.raises(ValueError, match=r"step 2, because the loss is not finite.*its samples: scene_2/view_0, scene_2/view_1\."):
         make_trainer(tmp_path, 5).fit(task, batch_loader(5))
+
+
+def test_progress_is_told_once_a_step_also_when_gradients_are_accumulated(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two batches make a step, every second step is logged: its rate counts the samples of four batches, and one line tells it."""
+    callbacks = [ProgressLines(every_s=0.0)]
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 2, "callbacks": callbacks}
+    make_trainer(tmp_path, 4, **options).fit(make_task("student"), batch_loader(8))
+    told = [line.split()[1] for line in capfd.readouterr().err.splitlines() if "samples/s" in line]
+    assert told == ["2/4", "4/4"]
