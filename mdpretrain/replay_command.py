@@ -117,7 +117,7 @@ class _RecipeParts(TrainingCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing is trained."""
 
-    def _refuse_overwriting(self) -> None:
+    def _refuse_overwriting(self, run_dir: pathlib.Path) -> None:
         """Nothing is written."""
 
 

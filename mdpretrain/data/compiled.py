@@ -10,6 +10,7 @@ it again. None of the loops starts threads: workers may fork after them.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 try:
-    import numba
+    numba: Any = importlib.import_module("numba")  # without its types, which an environment without it lacks
 except ImportError:
     numba = None
 

@@ -153,7 +153,7 @@ def _own_piece(optimizer: Any, parameter: nn.Parameter) -> Iterator[tuple[Tensor
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # ZeRO-3: equal pieces of every parameter
         index, start, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
         yield optimizer.fp32_partitioned_groups_flat[index], int(start), int(length), _rank_of(parameter) * int(length)
-    elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[union-attr]  # DeepSpeed's own attribute
+    elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]  # DeepSpeed's own attribute
         flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
         yield flat, mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel, mapping.lp_fragment_address.start
 
@@ -174,7 +174,7 @@ def _counter(value: StateValue, flat: Tensor, optimizer: torch.optim.Optimizer) 
 
 def _rank_of(parameter: nn.Parameter) -> int:
     """This process's number in the group over which ZeRO-3 partitions the parameter."""
-    return torch.distributed.get_rank(parameter.ds_process_group)  # type: ignore[union-attr]  # DeepSpeed's own attribute
+    return torch.distributed.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]  # DeepSpeed's own attribute
 
 
 def _write_buffers(module: nn.Module, state: TrainingState, known: set[str]) -> None:
