@@ -108,8 +108,9 @@ class ChunkInWork:
             path.with_suffix(PART_SUFFIX).unlink(missing_ok=True)
 
     def _copy_outcomes(self, journal: Path) -> None:
-        part = journal.with_suffix(PART_SUFFIX)
-        if not part.exists():
+        # a kill between the tar's renaming and the note that the chunk is finished leaves the part under its final name
+        part = next((path for path in (journal.with_suffix(PART_SUFFIX), self._writer.path) if path.exists()), None)
+        if part is None:
             return
         with open(journal, "rb") as lines, open(part, "rb") as tar:
             records = _whole_lines(lines)

@@ -62,7 +62,8 @@ def test_ctrl_c_ends_the_demo_and_no_stage_begins_after_it(tmp_path: pathlib.Pat
     environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     endless = "--trainer.max_steps 100000 --data.batch_size 4 --progress_every_s 0 --tensorboard false"
     small = {"RUN": str(tmp_path / "run"), "SCENES": "3", "HELD_OUT_SCENES": "2", "WORKERS": "1", "FIT_OPTIONS": endless}
-    command = ["bash", "launch/demo.sh"]
+    # a test run in the background ignores SIGINT, and no shell can trap what it was told to ignore when it was started
+    command = [sys.executable, "-c", "import os, signal; signal.signal(2, signal.SIG_DFL); os.execlp('bash', 'bash', 'launch/demo.sh')"]
     demo = subprocess.Popen(
         command, cwd=ROOT, env=environment | small, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -145,8 +145,17 @@ def killed_while_it_runs(child: int, log: Path, chance: random.Random) -> bool:
     return exit_code(child) != 0
 
 
-def test_a_crash_before_every_single_step(tmp_path, quick_disk):
-    """The process dies at its n-th flush, sync, rename or removal, for every n; each time another build completes the folder."""
+def test_a_crash_before_every_single_step(tmp_path, quick_disk, monkeypatch):
+    """The process dies at its n-th flush, sync, rename or removal, for every n; each time another build completes the folder, and at
+    most the sample that was in work is encoded twice, even where a tar had its name and nothing said yet that it was finished."""
+    log, encode = tmp_path / "log", build_worker.sample_to_members
+
+    def logged(sample, *arguments):
+        with open(log, "ab", buffering=0) as file:
+            file.write(sample.meta.key.encode() + b"\n")
+        return encode(sample, *arguments)
+
+    monkeypatch.setattr(build_worker, "sample_to_members", logged)
     request = BuildRequest("made", None, {"items_count": "3", "bad": "1"}, items_per_shard=2)
     build(request, tmp_path / "whole", quiet=True)
     good = contents(tmp_path / "whole")
@@ -172,10 +181,13 @@ def test_a_crash_before_every_single_step(tmp_path, quick_disk):
     while code == 9:
         step += 1
         output = tmp_path / f"step-{step}"
+        log.write_bytes(b"")
         code = exit_code(forked(lambda step=step, output=output: crash_at(step, output)))
         whole_shards_only(output)
         build(request, output, quiet=True)
         assert contents(output) == good, step
+        keys = log.read_text().split()
+        assert len(set(keys)) == 4 and len(keys) <= 4 + 1, step
         shutil.rmtree(output)
     assert code == 0 and step > 40
 
