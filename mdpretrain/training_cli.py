@@ -37,6 +37,7 @@ from mdpretrain.engine.checkpoint_pace import CheckpointOptions
 from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.engine.ema import Ema
+from mdpretrain.engine.meta_build import building_device, hands_out_parameters
 from mdpretrain.engine.preemption import StopAtSignal, StoppedBySignal, cluster_plugins, finish_stop
 from mdpretrain.engine.recomputation import ActivationCheckpointing, CompileNetwork
 from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
@@ -159,8 +160,13 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, remembering how each module was built."""
         self._refuse_overwriting(self.run_dir)
-        recording = [(record_and_build, nn.Module, True)]
-        self.config_init = self.parser.instantiate(self.config, instantiators=recording)
+        on_meta = self.subcommand == "fit" and hands_out_parameters(self._get(self.config, "trainer").get("strategy"))
+
+        def build(cls: type, *args: Any, **init_args: Any) -> Any:
+            with building_device(on_meta):
+                return record_and_build(cls, *args, **init_args)
+
+        self.config_init = self.parser.instantiate(self.config, instantiators=[(build, nn.Module, True)])
         self.datamodule = self._get(self.config_init, "data")
         if self._option("ledger"):
             self.datamodule.write_ledger(self.run_dir / LEDGER_FOLDER)

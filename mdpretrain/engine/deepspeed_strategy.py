@@ -20,6 +20,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from mdpretrain.engine.meta_build import hand_out_parameters
+
 
 class DeepSpeed(DeepSpeedStrategy):
     """DeepSpeed with the options that the recipes use.
@@ -71,6 +73,12 @@ class DeepSpeed(DeepSpeedStrategy):
             return
         self.parallel_devices = [torch.device("cpu", index) for index in range(self.num_processes)]
         super(DeepSpeedStrategy, self).setup_environment()
+
+    def _setup_model_and_optimizer(self, model: Any, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
+        if self.stage == 3:  # after the optimiser's groups were made, which go by whole shapes
+            assert isinstance(self.config, dict)
+            hand_out_parameters(model, self.config, self.root_device)
+        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
 
     @property
     def is_training(self) -> bool:

@@ -136,10 +136,14 @@ def _needs(plan: Plan) -> list[str]:
         disk = f"shards unknown (assumed {bytes_text(plan.bytes_per_sample)} a sample)"
     kept = (run.keep_checkpoints + 1) * plan.checkpoint_bytes
     traffic = plan.chosen.network_bytes
-    built = 4 * (plan.cost.parameters + (0 if plan.cost.prior is None else plan.cost.prior.parameters)) * cluster.gpus_per_node
+    built = 4 * (plan.cost.parameters + (0 if plan.cost.prior is None else plan.cost.prior.parameters))
+    if plan.chosen.memory.strategy == "zero3":
+        building = f"{bytes_text(built)} on the first node while process 0 builds the network"
+    else:
+        building = f"{bytes_text(built * cluster.gpus_per_node)} per node while every process builds the network"
     lines = [
         "NEEDS",
-        f"  host memory: {bytes_text(built)} per node while every process builds the network, besides the loader's",
+        f"  host memory: {building}, besides the loader's",
         f"  disk: {disk}; checkpoints {bytes_text(plan.checkpoint_bytes)} each, {bytes_text(kept)} for {run.keep_checkpoints} kept and "
         "one being written",
         f"  reading: {bytes_text(rate)}/s in all, {bytes_text(rate / cluster.nodes)}/s a node; {bytes_text(plan.bytes_per_sample)} each",
