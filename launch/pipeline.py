@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from launch import job_queue
-from launch.batch_script import Job, command_script, training_script
-from launch.cluster_file import Cluster
 from launch.pipeline_file import Pipeline, Stage, command_words, fingerprints, load_pipeline
 from launch.snapshot import CodeVersion, code_version, take_snapshot
 from launch.training_job import ROOT, fit_arguments, resolve_recipes, write_job
+from mdpretrain.slurm.batch_script import Job, command_script, training_script
+from mdpretrain.slurm.cluster_file import Cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Submission:
         if recipe is not None:
             job = self._job(planned, planned.name, last=True)
             path = job.slurm_folder / f"{planned.name}.yaml"
-            write_job(job, training_script(job, cluster, path))
+            write_job(job, training_script(job, cluster, ["--config", str(path)]))
             path.write_text(recipe)
             return self._sbatch(planned, job, after)
         assert stage.command is not None

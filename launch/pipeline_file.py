@@ -26,7 +26,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from launch.cluster_file import Cluster, load_yaml, read_record
+from mdpretrain.slurm.cluster_file import Cluster, load_yaml, read_record
 
 LAYOUT = ("nodes", "gpus_per_node", "cpus_per_process", "processes_per_node", "time", "partition")
 

@@ -19,9 +19,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(path for path in sys.path if path != str(HERE))]  # `import launch` from anywhere
 
 from launch import job_queue  # noqa: E402
-from launch.cluster_file import Cluster, load_cluster  # noqa: E402
 from launch.pipeline import run_pipeline  # noqa: E402
 from launch.training_job import Submission, submit  # noqa: E402
+from mdpretrain.slurm.cluster_file import Cluster, load_cluster  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 import yaml
 
 from launch import job_queue
-from launch.batch_script import Job, training_script
-from launch.cluster_file import Cluster
 from launch.snapshot import code_version, take_snapshot
+from mdpretrain.slurm.batch_script import Job, training_script
+from mdpretrain.slurm.cluster_file import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,9 +44,10 @@ def submit(submission: Submission) -> str:
     version = code_version(ROOT, submission.allow_dirty or submission.dry_run)
     [recipe] = resolve_recipes([fit_arguments(submission.recipes, submission.options, submission.cluster, submission.run_dir)])
     run_dir = Path(yaml.safe_load(recipe)["run_dir"]).absolute()
-    job = Job(run_dir.name, run_dir, Path.cwd(), run_dir / "slurm" / "code" / version.name)
+    code = run_dir / "slurm" / "code" / version.name
+    job = Job(run_dir.name, run_dir, Path.cwd(), code)
     path = job.slurm_folder / "recipe.yaml"
-    script = training_script(job, submission.cluster, path)
+    script = training_script(job, submission.cluster, ["--config", str(path)])
     if submission.dry_run:
         return script
     refuse_second_job(run_dir)
@@ -54,7 +55,7 @@ def submit(submission: Submission) -> str:
     path.write_text(recipe)
     take_snapshot(version, job.slurm_folder / "code")
     number = job_queue.sbatch(job.slurm_folder / "job.sh", [])
-    record = job_queue.new_record(number, job.log_pattern, job.code)
+    record = job_queue.new_record(number, job.log_pattern, code)
     job_queue.remember(run_dir, record)
     return f"job {number}: {run_dir}, code {version.name}; output in {record.log}"
 

@@ -16,8 +16,8 @@ import yaml
 from training_runs import recipe
 
 from launch import job_queue
-from launch.cluster_file import Cluster, load_cluster
 from launch.resolve_recipe import resolve
+from mdpretrain.slurm.cluster_file import Cluster, load_cluster
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 LOGS = REPOSITORY / "runs" / "slurm_tests"

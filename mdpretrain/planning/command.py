@@ -14,6 +14,7 @@ from mdpretrain.planning.plan import Cluster, Plan, make_plan
 from mdpretrain.planning.recipe import read_recipe
 from mdpretrain.planning.report import report
 from mdpretrain.planning.sbatch import render_sbatch
+from mdpretrain.slurm.cluster_file import load_cluster
 
 
 def plan_command(argv: list[str]) -> int:
@@ -24,14 +25,18 @@ def plan_command(argv: list[str]) -> int:
     """
     options = _parser().parse_args(argv)
     run = read_recipe(options.recipes, options.set)
+    size = {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node}
+    slurm = None if options.cluster is None else load_cluster(options.cluster, **size)
+    otherwise = (run.nodes, run.devices or 1) if slurm is None else (slurm.nodes, slurm.gpus_per_node)
     cluster = Cluster(
-        nodes=options.nodes if options.nodes is not None else run.nodes,
-        gpus_per_node=options.gpus_per_node if options.gpus_per_node is not None else run.devices or 1,
+        nodes=options.nodes if options.nodes is not None else otherwise[0],
+        gpus_per_node=options.gpus_per_node if options.gpus_per_node is not None else otherwise[1],
         gpu=gpu_named(options.gpu),
         utilisation=options.mfu,
         network_gbit=options.node_network_gbit,
         cpu_ms_per_sample=options.cpu_ms_per_sample,
         bytes_per_sample=options.bytes_per_sample,
+        slurm=slurm,
     )
     plan = make_plan(run, cluster, dict(_count(text) for text in options.source_samples))
     print(report(plan), end="")
@@ -45,8 +50,9 @@ def plan_command(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mdpretrain plan", description="Batch, passes, FLOPs, memory, time and needs of a run.")
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="stacked recipes, as for `mdpretrain fit --config`")
-    parser.add_argument("--nodes", type=int, help="nodes; the recipe's trainer.num_nodes unless given")
-    parser.add_argument("--gpus-per-node", type=int, help="GPUs per node; the recipe's trainer.devices unless given")
+    parser.add_argument("--cluster", type=pathlib.Path, metavar="FILE", help="like launch/clusters/gpu_venv.yaml, for the batch script")
+    parser.add_argument("--nodes", type=int, help="nodes; the cluster file's or the recipe's trainer.num_nodes unless given")
+    parser.add_argument("--gpus-per-node", type=int, help="GPUs per node; the cluster file's or the recipe's trainer.devices unless given")
     parser.add_argument("--gpu", default="h200", help=f"kind of GPU: {', '.join(GPUS)}")
     parser.add_argument("--mfu", type=float, default=0.4, help="fraction of the peak that the arithmetic runs at (0.4)")
     parser.add_argument("--source-samples", action="append", default=[], metavar="NAME=N", help="size of a source that is not here")

@@ -10,13 +10,15 @@ from mdpretrain.planning.costs import ImageCost, image_cost
 from mdpretrain.planning.memory import STRATEGIES, USABLE, MemoryUse, Strategy, largest_batch, memory_use
 from mdpretrain.planning.recipe import PlannedRun
 from mdpretrain.planning.sources import BYTES_PER_PIXEL, CPU_MS_PER_MEGAPIXEL, MixturePlan, plan_sources
+from mdpretrain.slurm import cluster_file
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """What the run is planned for. ``utilisation``: the fraction of the GPU's dense bf16 peak that its arithmetic runs at.
 
-    ``network_gbit``, ``cpu_ms_per_sample`` and ``bytes_per_sample`` are None where the table's or the assumed value holds.
+    ``network_gbit``, ``cpu_ms_per_sample`` and ``bytes_per_sample`` are None where the table's or the assumed value holds; ``slurm`` is
+    None without a cluster file.
     """
 
     nodes: int
@@ -26,6 +28,7 @@ class Cluster:
     network_gbit: float | None = None
     cpu_ms_per_sample: float | None = None
     bytes_per_sample: float | None = None
+    slurm: cluster_file.Cluster | None = None
 
     @property
     def processes(self) -> int:

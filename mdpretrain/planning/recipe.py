@@ -19,6 +19,7 @@ class PlannedRun:
     of ``accumulate`` passes per optimiser step; ``max_steps`` is None where the recipe names no last step."""
 
     recipes: tuple[str, ...]
+    settings: tuple[str, ...]
     run_dir: str
     network: dict[str, Any]
     loss: dict[str, Any]
@@ -61,10 +62,10 @@ def read_recipe(recipes: Sequence[str], settings: Sequence[str] = ()) -> Planned
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # it says which seed it sets
     config = RecipeParser(["fit", *arguments]).config["fit"].as_dict()
-    return _reduced(config, tuple(recipes))
+    return _reduced(config, tuple(recipes), tuple(settings))
 
 
-def _reduced(config: dict[str, Any], recipes: tuple[str, ...]) -> PlannedRun:
+def _reduced(config: dict[str, Any], recipes: tuple[str, ...], settings: tuple[str, ...]) -> PlannedRun:
     trainer, data, arguments = config["trainer"], config["data"], config["model"]["init_args"]
     sources = tuple(MixtureSource(**row) for row in data["train"])
     if sources:
@@ -75,6 +76,7 @@ def _reduced(config: dict[str, Any], recipes: tuple[str, ...]) -> PlannedRun:
     devices = trainer["devices"]
     return PlannedRun(
         recipes=recipes,
+        settings=settings,
         run_dir=config["run_dir"] or "runs/NAME",
         network=arguments["network"],
         loss=arguments["loss"],

@@ -7,7 +7,7 @@ import math
 from mdpretrain.planning.advice import called, warnings_of
 from mdpretrain.planning.memory import CONTEXT_BYTES, USABLE
 from mdpretrain.planning.plan import Plan
-from mdpretrain.planning.sbatch import HEADROOM, LONGEST_JOB_H, render_sbatch
+from mdpretrain.planning.sbatch import HEADROOM, job_cluster, limit_hours, render_sbatch
 from mdpretrain.planning.units import bytes_text, table_text, time_text
 
 
@@ -117,9 +117,10 @@ def _time(plan: Plan) -> list[str]:
     if plan.seconds is not None:
         hours = plan.seconds * cluster.processes / 3600
         lines.append(f"  run {time_text(plan.seconds)}, {hours:,.0f} GPU-hours; validation, checkpoints and restarts come on top")
-        jobs = math.ceil(HEADROOM * plan.seconds / 3600 / LONGEST_JOB_H)
+        limit = job_cluster(plan).time
+        jobs = math.ceil(HEADROOM * plan.seconds / 3600 / limit_hours(limit))
         if jobs > 1:
-            lines.append(f"  {jobs} jobs of {LONGEST_JOB_H} h, one after the other: submit the same script again (it resumes)")
+            lines.append(f"  {jobs} stretches of {limit}, one after the other: at its limit the job saves, is requeued and goes on")
     return lines
 
 

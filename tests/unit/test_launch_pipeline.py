@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from launch import pipeline, training_job
-from launch.cluster_file import Cluster
 from launch.pipeline_file import fingerprints, load_pipeline
 from launch.resolve_recipe import resolve
 from launch.training_job import Submission, submit
+from mdpretrain.slurm.cluster_file import Cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

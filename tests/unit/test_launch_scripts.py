@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from launch.batch_script import AFTER_TRAINING, NODE, RENDEZVOUS, Job, command_script, training_script
-from launch.cluster_file import Cluster, Container, load_cluster
 from launch.snapshot import code_version, take_snapshot
+from mdpretrain.slurm.batch_script import AFTER_TRAINING, NODE, RENDEZVOUS, Job, command_script, training_script
+from mdpretrain.slurm.cluster_file import Cluster, Container, load_cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "launch" / "clusters").glob("*.yaml"))
@@ -27,7 +27,7 @@ def options(script: str) -> list[str]:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_renders_scripts_that_bash_accepts(path: pathlib.Path) -> None:
     cluster = load_cluster(path)
-    scripts = [training_script(JOB, cluster, pathlib.Path("/runs/my teacher/slurm/recipe.yaml"))]
+    scripts = [training_script(JOB, cluster, ["--config", "/runs/my teacher/slurm/recipe.yaml"])]
     array = dataclasses.replace(JOB, array=4, done_marker=pathlib.Path("/runs/my teacher/done"), done_text="abc")
     scripts += [command_script(array, cluster, ["mdpretrain", "label", "--output", "a b"]), command_script(array, cluster, None)]
     for script in scripts:
@@ -44,9 +44,9 @@ def test_every_example_renders_scripts_that_bash_accepts(path: pathlib.Path) -> 
 def test_srun_starts_a_task_per_gpu_and_torchrun_an_agent_per_node() -> None:
     recipe = pathlib.Path("/r.yaml")
     cluster = Cluster(nodes=2, gpus_per_node=4, cpus_per_process=6)
-    tasks = options(training_script(JOB, cluster, recipe))
+    tasks = options(training_script(JOB, cluster, ["--config", str(recipe)]))
     assert {"--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=6", "--gpus-per-node=4"} <= set(tasks)
-    agents = training_script(JOB, dataclasses.replace(cluster, launcher="torchrun", gpu_request="gres"), recipe)
+    agents = training_script(JOB, dataclasses.replace(cluster, launcher="torchrun", gpu_request="gres"), ["--config", str(recipe)])
     assert {"--ntasks-per-node=1", "--cpus-per-task=24", "--gres=gpu:4"} <= set(options(agents)) and "--nproc-per-node=4" in agents
 
 
@@ -60,7 +60,7 @@ def test_srun_starts_a_task_per_gpu_and_torchrun_an_agent_per_node() -> None:
 )
 def test_containers_are_entered_inside_the_task(kind: str, words: str) -> None:
     cluster = Cluster(gpus_per_node=1, container=Container(kind, "image", ["/data"]))  # type: ignore[arg-type]
-    assert words in training_script(JOB, cluster, pathlib.Path("/r.yaml"))
+    assert words in training_script(JOB, cluster, ["--config", "/r.yaml"])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from mdpretrain.planning.memory import CONTEXT_BYTES, USABLE, largest_batch, mem
 from mdpretrain.planning.plan import Cluster, make_plan
 from mdpretrain.planning.recipe import PlannedRun, read_recipe
 from mdpretrain.planning.report import report
+from mdpretrain.planning.sbatch import limit_hours
 from mdpretrain.planning.sources import plan_sources
 
 PLAIN = StepCost(1, 10**13, 2 * 10**13, 40 * 10**9, 2 * 10**9)
@@ -40,6 +41,7 @@ def planned(**changes) -> PlannedRun:
     """A run with round numbers."""
     run = PlannedRun(
         recipes=("r.yaml",),
+        settings=(),
         run_dir="runs/r",
         network={},
         loss={},
@@ -220,11 +222,28 @@ def test_the_command_plans_a_recipe_with_its_shards(tmp_path: pathlib.Path, caps
     assert record["backward_flops"] > record["forward_flops"] > 0
     assert record["recommended"] == "DDP" and len(record["memory"]) == 10 and all(row["fits"] for row in record["memory"])
     script = (tmp_path / "job.sh").read_text()
-    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=tiny\n") and f"--config {file}" in script and "--resume" in script
+    assert "#SBATCH --job-name=tiny\n" in script and "#SBATCH --ntasks-per-node=2\n" in script and "#SBATCH --time=1:00:00\n" in script
+    assert f"fit --config {file} --trainer.max_steps 11 --trainer.accelerator gpu" in script and "--resume" in script
     assert subprocess.run(["bash", "-n", str(tmp_path / "job.sh")], check=False).returncode == 0
+    (tmp_path / "site.yaml").write_text("{partition: fast, time: '0:30:00', nodes: 2, gpus_per_node: 1, modules: [cuda/13]}")
+    assert main(["plan", file, "--cluster", str(tmp_path / "site.yaml"), "--gpu", "4090", "--sbatch", str(tmp_path / "job.sh")]) == 0
+    script = (tmp_path / "job.sh").read_text()
+    assert (
+        all(f"#SBATCH --{option}\n" in script for option in ("partition=fast", "time=0:30:00", "nodes=2"))
+        and "module load cuda/13" in script
+    )
+    assert "4 images of 48 x 64 over 2 GPUs" in capsys.readouterr().out
 
     assert main(["plan", file, "--nodes", "1", "--gpus-per-node", "3", "--gpu", "4090"]) == 1
     assert "does not divide over 3 processes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("time", "hours"),
+    [("90", 1.5), ("30:36", 0.51), ("2:30:00", 2.5), ("1-12", 36), ("1-12:30", 36.5), ("2-00:00:36", 48.01), ("UNLIMITED", float("inf"))],
+)
+def test_time_limits_are_read_as_slurm_reads_them(time: str, hours: float) -> None:
+    assert limit_hours(time) == pytest.approx(hours)
 
 
 def test_a_recipe_without_its_mixture_is_planned_and_told_what_it_lacks(

@@ -10,7 +10,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from launch.cluster_file import Cluster
+from mdpretrain.slurm.cluster_file import Cluster
 
 PROGRAMS = {"mdpretrain": "mdpretrain.cli", "data-shards": "data_shards.cli"}  # console scripts would import the installed code
 
@@ -77,20 +77,24 @@ class Job:
         name: of the job.
         folder: the run's (or pipeline's) folder.
         working_dir: where relative paths of recipes begin.
-        code: snapshot of the code.
+        code: snapshot of the code; None runs what is installed.
         script_name: base name of script and logs.
         array: tasks of a job array; 0 for a plain job.
         done_marker: file to write ``done_text`` into when all went well; None for none.
+        log_folder: for the output, and must be there when the job starts; None for the run's own.
+        title: what the script says of itself, after the job's name.
     """
 
     name: str
     folder: Path
     working_dir: Path
-    code: Path
+    code: Path | None
     script_name: str = "job"
     array: int = 0
     done_marker: Path | None = None
     done_text: str = ""
+    log_folder: Path | None = None
+    title: str = "written by launch/slurm.py for {folder}; the command that wrote it also continues it."
 
     @property
     def slurm_folder(self) -> Path:
@@ -99,15 +103,15 @@ class Job:
     @property
     def log_pattern(self) -> Path:
         """Where output goes; %j, %A and %a are SLURM's."""
-        return self.slurm_folder / "log" / f"{self.script_name}-{'%A_%a' if self.array else '%j'}.log"
+        return (self.log_folder or self.slurm_folder / "log") / f"{self.script_name}-{'%A_%a' if self.array else '%j'}.log"
 
 
-def training_script(job: Job, cluster: Cluster, recipe: Path) -> str:
-    """The script that trains ``recipe`` (resolved, with its run folder and layout) and continues it at every start."""
+def training_script(job: Job, cluster: Cluster, arguments: list[str]) -> str:
+    """The script that runs ``mdpretrain fit`` with these arguments (recipe, run folder, layout) and continues the run at every start."""
     torchrun = cluster.launcher == "torchrun"
     tasks, cpus = (1, cluster.cpus_per_process * cluster.processes) if torchrun else (cluster.processes, cluster.cpus_per_process)
     head = _head(job, cluster, cluster.nodes, tasks, cpus, f"USR1@{cluster.signal_before_end_s}")
-    program = _quote(["-m", "mdpretrain.cli", "fit", "--config", str(recipe), "--resume"])
+    program = _quote(["-m", "mdpretrain.cli", "fit", *arguments, "--resume"])
     srun = _srun(cluster, "--kill-on-bad-exit=1")
     if torchrun:
         agent = f'{shlex.quote(cluster.python)} -m torch.distributed.run --nnodes="$SLURM_NNODES" --nproc-per-node={cluster.processes}'
@@ -120,7 +124,9 @@ def training_script(job: Job, cluster: Cluster, recipe: Path) -> str:
     parts = [
         head,
         _environment(job, cluster),
-        f'export MDPRETRAIN_STOPPED_FILE={_quote([str(job.slurm_folder / "stopped")])}-$SLURM_JOB_ID\nrm -f "$MDPRETRAIN_STOPPED_FILE"',
+        f"mkdir -p {_quote([str(job.slurm_folder)])}\n"
+        f"export MDPRETRAIN_STOPPED_FILE={_quote([str(job.slurm_folder / 'stopped')])}-$SLURM_JOB_ID\n"
+        'rm -f "$MDPRETRAIN_STOPPED_FILE"',
         RENDEZVOUS.replace("@ADDRESS@", address),
         "trap : TERM USR1  # the processes are told as well: wait for them",
         step,
@@ -161,7 +167,7 @@ def _head(job: Job, cluster: Cluster, nodes: int, tasks: int, cpus: int, signal:
     lines += [gpus[cluster.gpu_request]] if cluster.gpus_per_node and cluster.gpu_request in gpus else []
     lines += [f"--signal={signal}", "--requeue" if cluster.requeue else "--no-requeue", "--open-mode=append"]
     lines += [f"--chdir={job.working_dir}", f"--output={job.log_pattern}", *cluster.sbatch]
-    title = f"#!/bin/bash\n# {job.name}: written by launch/slurm.py for {job.folder}; the command that wrote it also continues it."
+    title = f"#!/bin/bash\n# {job.name}: {job.title.format(folder=job.folder)}"
     return title + "\n" + "\n".join(f"#SBATCH {_sbatch_word(line)}" for line in lines)
 
 
@@ -173,7 +179,8 @@ def _environment(job: Job, cluster: Cluster) -> str:
     lines = ['echo "== $(date -Is) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start ${SLURM_RESTART_COUNT:-0}"']
     lines += [f"module load {_quote(cluster.modules)}"] if cluster.modules else []
     lines += cluster.setup
-    lines += [f"export PYTHONPATH={_quote([str(job.code)])} PYTHONSAFEPATH=1  # the snapshot, whatever is installed or lies here"]
+    if job.code is not None:
+        lines += [f"export PYTHONPATH={_quote([str(job.code)])} PYTHONSAFEPATH=1  # the snapshot, whatever is installed or lies here"]
     variables: dict[str, str] = {}
     if cluster.gpus_per_node:
         variables |= {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}

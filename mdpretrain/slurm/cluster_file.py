@@ -101,7 +101,7 @@ def load_cluster(path: Path, **changes: Any) -> Cluster:
     Raises:
         ValueError: no such file, an unknown key, a value of the wrong type; names file and key.
     """
-    known = sorted(file.stem for file in (Path(__file__).parent / "clusters").glob("*.yaml"))
+    known = sorted(file.stem for file in (Path(__file__).parents[2] / "launch" / "clusters").glob("*.yaml"))
     if not path.is_file():
         raise ValueError(f"there is no cluster file {path}; launch/clusters has {', '.join(known)}: copy one and change it")
     cluster = read_record(Cluster, load_yaml(path), str(path))
