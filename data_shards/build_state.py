@@ -90,14 +90,18 @@ def summary_lock(output: Path) -> Iterator[None]:
 def clean(output: Path, leftovers: bool) -> None:
     """Remove temporary files of killed builds, and with ``leftovers`` also their chunks in work. Does nothing while a build runs here;
     where that cannot be known (no locks), only what is a day old goes."""
-    with _locked(output, 0, 0.0, length=0) as held:
+    wait_s = WAIT_FOR_CHUNK_S if leftovers and _chunks_in_work(output) else 0.0
+    with _locked(output, 0, wait_s, length=0) as held:
         if held is False:
             return
         for folder in (output, output / STATE_FOLDER):
             remove_temporary_files(folder, 0.0 if held else DAY_S)
-        for suffix in (PART_SUFFIX, JOURNAL_SUFFIX) if leftovers and held else ():
-            for path in (output / STATE_FOLDER).glob(f"*{suffix}"):
-                path.unlink(missing_ok=True)
+        for path in _chunks_in_work(output) if leftovers and held else ():
+            path.unlink(missing_ok=True)
+
+
+def _chunks_in_work(output: Path) -> list[Path]:
+    return [path for suffix in (PART_SUFFIX, JOURNAL_SUFFIX) for path in (output / STATE_FOLDER).glob(f"*{suffix}")]
 
 
 @contextlib.contextmanager

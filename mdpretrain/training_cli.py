@@ -38,6 +38,7 @@ from mdpretrain.engine.checkpointing import RunCheckpoints
 from mdpretrain.engine.csv_log import CsvLog
 from mdpretrain.engine.ema import Ema
 from mdpretrain.engine.meta_build import building_device, hands_out_parameters
+from mdpretrain.engine.owed_validation import OwedValidation
 from mdpretrain.engine.preemption import StopAtSignal, StoppedBySignal, cluster_plugins, finish_stop
 from mdpretrain.engine.recomputation import ActivationCheckpointing, CompileNetwork
 from mdpretrain.engine.step_guard import StepGuard, StepGuardOptions
@@ -183,7 +184,7 @@ class TrainingCLI(LightningCLI):
         callbacks += [Ema(decay, guard, self._option("ema_validate"))] if decay else []
         callbacks.append(ProgressLines(self._option("progress_every_s")))
         checkpoints = RunCheckpoints(self.run_dir / FOLDER, self._checkpoint_options(), self.recipe_text())
-        callbacks += [checkpoints, StopAtSignal(checkpoints)]
+        callbacks += [checkpoints, StopAtSignal(checkpoints), OwedValidation()]
         callbacks += [ChannelsLast()] if self._option("channels_last") else []
         callbacks += [ActivationCheckpointing(parts)] if (parts := self._option("activation_checkpointing")) else []
         callbacks += [CompileNetwork()] if self._option("compile") else []

@@ -99,20 +99,24 @@ def run(arguments: list[str], ranks: int = 1, deadline_s: float = 120.0) -> list
 
 
 class KillAt(lightning.Callback):
-    """kill -9 of its own process, after a step or while that step's checkpoint is being put together.
+    """kill -9 of its own process, after a step, while that step's checkpoint is being put together, or in the validation after it.
 
     With ``early_rank`` that process dies before the step, while the others wait for it in the step.
     """
 
-    def __init__(self, step: int, while_saving: bool = False, early_rank: int | None = None) -> None:
-        self.step, self.while_saving, self.early_rank = step, while_saving, early_rank
+    def __init__(self, step: int, while_saving: bool = False, early_rank: int | None = None, in_validation: bool = False) -> None:
+        self.step, self.while_saving, self.early_rank, self.in_validation = step, while_saving, early_rank, in_validation
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step - 1 and trainer.global_rank == self.early_rank:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == self.step and not self.while_saving:
+        if trainer.global_step == self.step and not self.while_saving and not self.in_validation:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step and self.in_validation:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:

@@ -119,7 +119,7 @@ class StopAtSignal(lightning.Callback):
         self._leave(trainer)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """A validation that is due at this very step is left out: the grace time is for saving."""
+        """A validation that is due at this very step is left to the resumed run (``owed_validation.py``): the grace time is for saving."""
         self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import pathlib
 import random
+from typing import Any
 
 import pytest
 from shard_parts import write_train_and_val
-from training_runs import delivered, losses, recipe, run, write_recipe
+from training_runs import column, delivered, losses, recipe, run, write_recipe
 
 from mdpretrain.tasks.predictor import load_predictor
 
@@ -51,6 +52,24 @@ def test_killed_and_resumed_run_equals_the_undisturbed_one(
     assert delivered(run_dir) == delivered(undisturbed), f"killed at step {step}"
     assert load_predictor(run_dir).fingerprint == load_predictor(undisturbed).fingerprint
     assert not list((run_dir / "checkpoints").glob("*.partial"))
+
+
+@pytest.mark.parametrize("death", [{"step": 4, "in_validation": True}, {"step": 5, "early_rank": 0}])
+def test_a_validation_that_was_due_when_the_run_died_is_made_up_for(
+    tmp_path: pathlib.Path, shards: pathlib.Path, undisturbed: pathlib.Path, death: dict[str, Any]
+) -> None:
+    """Checkpoints are written before the validation of their step: the run dies in the one of step 4, or after it."""
+    killer = {"class_path": "training_runs.KillAt", "init_args": death}
+    base = recipe(shards, channels_last=True, trainer={"val_check_interval": 2})
+    doomed = write_recipe(tmp_path / "doomed.yaml", {**base, "trainer": {**base["trainer"], "callbacks": [killer]}})
+    healthy, run_dir = write_recipe(tmp_path / "healthy.yaml", base), tmp_path / "run"
+    assert run(["fit", "--config", healthy, "--run_dir", str(tmp_path / "whole")]) == [0]
+    assert run(["fit", "--config", doomed, "--run_dir", str(run_dir)]) == [-9]
+    assert run(["fit", "--config", healthy, "--run_dir", str(run_dir), "--resume"]) == [0]
+    after = {step: loss for step, loss in losses(undisturbed).items() if step >= 4}
+    assert after.items() <= losses(run_dir).items()
+    expected, found = (column(folder, "val/loss") for folder in (tmp_path / "whole", run_dir))
+    assert sorted(expected) == [1, 3, 5, 7] and found == expected
 
 
 def test_same_recipe_and_seed_twice_is_the_same_run_and_another_seed_is_not(

@@ -21,6 +21,7 @@ import shard_sources
 
 from data_shards import atomic, build_worker
 from data_shards.build import BuildRequest, build
+from data_shards.build_state import chunk_lock
 from data_shards.build_summary import merge
 from data_shards.build_tasks import Task
 from data_shards.cli import main
@@ -143,6 +144,24 @@ def killed_while_it_runs(child: int, log: Path, chance: random.Random) -> bool:
     time.sleep(chance.random() * 0.006)
     (os.killpg if chance.random() < 0.7 else os.kill)(child, signal.SIGKILL)
     return exit_code(child) != 0
+
+
+def test_what_a_dying_worker_leaves_is_removed_once_it_is_dead(tmp_path, raw, undisturbed):
+    """Its main process is gone, it still holds its chunk, and the build that follows is done before it is."""
+    build(frames(raw), tmp_path / "o", quiet=True)
+    left = tmp_path / "o" / ".build" / "simple-000000.1-abc.journal"
+    left.write_bytes(b"something")
+
+    def worker():
+        with chunk_lock(tmp_path / "o", 0, "simple-000000.tar"):
+            (tmp_path / "held").touch()
+            time.sleep(0.4)
+
+    child = forked(worker)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    assert build(frames(raw), tmp_path / "o", quiet=True).reused and not left.exists()
+    assert exit_code(child) == 0 and contents(tmp_path / "o") == undisturbed
 
 
 def test_a_crash_before_every_single_step(tmp_path, quick_disk, monkeypatch):
