@@ -17,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 class CsvLog(Logger):
     """``folder/metrics.csv`` with one row per logged step: ``step`` (0-based, of the step just taken) and one column per figure.
 
-    Unlike Lightning's CSVLogger an existing file is continued. Rows at or after the first step that this process logs are
-    dropped: they are of steps that a killed process took after its last checkpoint and that are now taken again.
+    Unlike Lightning's CSVLogger an existing file is continued. Rows after the first step that this process logs are dropped: they are
+    of steps that a killed process took after its last checkpoint and that are now taken again. The row of that very step is
+    completed, for a resumed run may log only the validation that it owes to it.
     Figures are written with all their digits (``repr``), so that two runs can be compared to the bit.
     """
 
@@ -84,8 +85,12 @@ class CsvLog(Logger):
 
     def _open(self, first_step: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in _read(self.path) if row["step"].isdigit() and int(row["step"]) < first_step]
-        self._columns = list(rows[0]) if rows else ["step"]
+        known = [row for row in _read(self.path) if row["step"].isdigit()]
+        rows = [row for row in known if int(row["step"]) < first_step]
+        for row in known:  # one of training, one of validation
+            if int(row["step"]) == first_step:
+                self._row |= {name: value for name, value in row.items() if value} | {"step": first_step}
+        self._columns = list(known[0]) if known else ["step"]
         self._rewrite(rows)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:

@@ -72,6 +72,11 @@ def test_csv_log_continues_and_replaces_what_is_repeated(tmp_path: pathlib.Path)
     resumed.log_metrics({"loss": 9.0}, 3)
     resumed.save()
     assert resumed.path.read_text().splitlines() == ["step,loss,val", "0,0.1,", "1,1.1,", "2,2.1,7.0", "3,9.0,"]
+    owing = CsvLog(tmp_path)  # its checkpoint is of step 2, whose validation it repeats
+    owing.log_metrics({"val": 8.0}, 2)
+    owing.log_metrics({"loss": 5.0}, 3)
+    owing.save()
+    assert owing.path.read_text().splitlines() == ["step,loss,val", "0,0.1,", "1,1.1,", "2,2.1,8.0", "3,5.0,"]
 
 
 def test_durations_read_like_clocks() -> None:
