@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from fractions import Fraction
 
@@ -11,12 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from source_fixtures import plane_z, write_codes, write_colour
+from source_fixtures import plane_z, read_all, write_codes, write_colour
 
 from data_shards.cli import main
 from data_shards.index import list_shards
 from data_shards.reading import read_samples
-from data_shards.samples import check_sample
 from data_shards.schema import Camera, DepthType, LabelKind
 from data_shards.sources.arkitscenes import ArkitScenes
 from data_shards.sources.base import RejectedSample
@@ -28,16 +26,6 @@ INTRINSICS = (120.0, 121.0, 63.0, 46.5)  # OpenCV's way, at SIZE
 PLANE = plane_z(*INTRINSICS, *SIZE)
 # The same camera in the lidar's four times larger pixels: corners scale, centres do not.
 LIDAR_PLANE = plane_z(30.0, 30.25, 63.5 / 4 - 0.5, 47.0 / 4 - 0.5, *LIDAR)
-
-
-def read_all(source):
-    source = pickle.loads(pickle.dumps(source))
-    items = source.items()
-    assert json.dumps([item.payload for item in items])
-    samples = {item.key: source.read(item)[0] for item in items}
-    for sample in samples.values():
-        check_sample(sample)
-    return samples
 
 
 def confidence_levels():
