@@ -76,7 +76,7 @@ class TimeOfFlight:
             mask &= ~projector_shadow(small, self.baseline_m)
         else:
             depth_m = depth_m * (1 + self.multipath * concavity(small))
-            depth_m = self._flying_pixels(small, depth_m, rng)
+            self._add_flying_pixels(small, depth_m, rng)
         depth_m = depth_m + rng.normal(0, self.sigma_m, small.shape) / np.sqrt(np.maximum(signal, 1))
         mask &= depth_m > 0
         if structured and self.disparity_step > 0:
@@ -91,11 +91,12 @@ class TimeOfFlight:
         distance_m = np.where(small.usable, small.depth_m, 1.0) * np.linalg.norm(small.camera.rays(columns, rows), axis=-1)
         return np.maximum(luma, DARKEST) / GREY * cosine * (max_range_m / distance_m) ** 2
 
-    def _flying_pixels(self, small: PromptScene, depth_m: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Depth with a part of the pixels at edges anywhere between the nearest and the farthest of their 3 x 3 neighbours."""
+    def _add_flying_pixels(self, small: PromptScene, depth_m: np.ndarray, rng: np.random.Generator) -> None:
+        """Put a part of the pixels at edges anywhere between the nearest and the farthest of their 3 x 3 neighbours, in place."""
         near_m, far_m = neighbourhood_range(small, 1)
         mixes = (far_m > EDGE * near_m) & (rng.random(small.shape) < self.flying)
-        return np.where(mixes, near_m + rng.random(small.shape) * (far_m - near_m), depth_m)
+        share = rng.random(small.shape)
+        depth_m[mixes] = near_m[mixes] + share[mixes] * (far_m[mixes] - near_m[mixes])
 
 
 def incidence_cosine(scene: PromptScene) -> np.ndarray:
