@@ -24,6 +24,7 @@ from mdpretrain.networks.prompt_conditioning import (
     prompt_centre,
 )
 from mdpretrain.networks.prompt_fusion import PromptResize
+from mdpretrain.networks.propagation import SpatialPropagation
 from mdpretrain.networks.residual_head import ResidualHead
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, PreparedPrompt
 
@@ -36,7 +37,8 @@ class MetricAnythingTeacher(nn.Module):
     is unknown, because C then stands for a guessed camera.
 
     ``output="residual"``: metric depth in metres, log d = log d_base + sum_m w_m (log d_m - log d_base) + r, zero at step 0,
-    so the first step is the base map. No camera is needed. An image whose prompt is unusable is its (constant) base map
+    so the first step is the base map; with ``propagation``, that map then flows along learned affinities (SpatialPropagation), at
+    step 0 nowhere but to the prompt's own points. No camera is needed. An image whose prompt is unusable is its (constant) base map
     times the network's correction: finite, and without a scale of its own.
 
     Args:
@@ -48,6 +50,8 @@ class MetricAnythingTeacher(nn.Module):
         positive_activation, head_channels: the direct head.
         detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
         residual_bound, mixing_bound: see ResidualHead.
+        propagation: dilations of the SpatialPropagation after the residual head, in the order of its steps; null or none: no propagation.
+        propagation_rounds: how often it goes through them.
         deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
@@ -71,6 +75,8 @@ class MetricAnythingTeacher(nn.Module):
         detail_channels: int = 32,
         residual_bound: float = 1.0,
         mixing_bound: float = 2.0,
+        propagation: list[int] | None = None,
+        propagation_rounds: int = 3,
         deep_to_deep: bool = False,
     ) -> None:
         super().__init__()
@@ -95,13 +101,15 @@ class MetricAnythingTeacher(nn.Module):
         )
         self.direct_head: DPTHead | None = None
         self.residual_head: ResidualHead | None = None
+        self.propagation = SpatialPropagation(tuple(propagation), propagation_rounds) if propagation and output == "residual" else None
         if output == "direct":
             self.direct_head = DPTHead(features, head_channels)
             start_at_typical_depth(self.direct_head.output[-1], positive_activation)
         else:
             # image, M centred maps, mask, M - 1 differences to the base, M errors at the prompt's points
             detail_inputs = 3 + maps + 1 + (maps - 1) + maps
-            self.residual_head = ResidualHead(features, maps - 1, detail_inputs, detail_channels, residual_bound, mixing_bound)
+            further = 0 if self.propagation is None else self.propagation.channels
+            self.residual_head = ResidualHead(features, maps - 1, detail_inputs, detail_channels, residual_bound, mixing_bound, further)
 
     def forward(self, batch: DepthBatch) -> DepthPrediction:
         """Metric depth in metres (residual) or canonical inverse depth (direct), at the image's size."""
@@ -128,8 +136,13 @@ class MetricAnythingTeacher(nn.Module):
         pad = encoded.padding
         log_differences = log_maps[:, :1] - log_maps[:, 1:]  # in log depth: log d_m - log d_base
         detail = self._detail(batch, prepared, log_maps, centre, log_differences)
-        correction = pad.crop(self.residual_head(decoded, pad.pad_replicate(log_differences), pad.pad_replicate(detail)))
-        return DepthPrediction(correction.exp() / prepared.named(self.base_map), DepthSpace.METRIC)
+        padded, raw = self.residual_head(decoded, pad.pad_replicate(log_differences), pad.pad_replicate(detail))
+        correction = pad.crop(padded)
+        if self.propagation is None:
+            return DepthPrediction(correction.exp() / prepared.named(self.base_map), DepthSpace.METRIC)
+        log_prompt, mask = log_prompt_inverse_depth(prepared)
+        log_depth = self.propagation(correction - log_maps[:, :1], pad.crop(raw), -log_prompt, mask)
+        return DepthPrediction(log_depth.exp(), DepthSpace.METRIC)
 
     def _decode(self, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
         _, mask = log_prompt_inverse_depth(prepared)
