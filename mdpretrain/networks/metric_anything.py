@@ -16,20 +16,23 @@ from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
 from mdpretrain.networks.positive_output import PositiveActivation, positive, start_at_typical_depth
 from mdpretrain.networks.prompt_conditioning import (
     LOG_RANGE,
+    Conditioning,
     canonical_centre,
-    fusion_maps,
+    conditioning_channels,
+    conditioning_maps,
     log_inverse_maps,
     log_prompt_inverse_depth,
     prepared_prompt,
     prompt_centre,
 )
 from mdpretrain.networks.prompt_fusion import PromptResize
+from mdpretrain.networks.prompt_fusion_kinds import ControlCopy, PromptFusionKind
 from mdpretrain.networks.residual_head import ResidualHead
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, PreparedPrompt
 
 
 class MetricAnythingTeacher(nn.Module):
-    """Shared encoder, DPT decoder with prompt fusion at every level.
+    """Shared encoder, DPT decoder with prompt fusion at every level (``prompt_fusion: control`` apart, which copies the encoder).
 
     ``output="direct"`` (as the paper draws it, for pretrained encoders): canonical inverse depth; with the fusion's zero
     initialisation the first step is the unconditioned network, to the bit. The prediction's mask is false where the camera
@@ -44,14 +47,17 @@ class MetricAnythingTeacher(nn.Module):
         features, out_channels, scales: decoder width, level widths and level scales, fine to coarse (see DPTDecoder).
         output: see above.
         base_map: the prepared map the residual starts from; ``prepared_maps``: all maps the network reads, base included.
-        projection_kernel, prompt_resize: see PromptFusion.
+        conditioning: which channels the decoder is conditioned on: see ``conditioning_maps``. (The residual head reads the maps in any
+            case, for they are what it corrects.)
+        prompt_fusion: how they enter: see ``prompt_fusion_kinds``.
+        projection_kernel, prompt_resize, prompt_width: see PromptFusion.
         positive_activation, head_channels: the direct head.
         detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
         residual_bound, mixing_bound: see ResidualHead.
         deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
-        ValueError: a base map that is not among the prepared maps; (forward) a batch without prepared prompt, or without
+        ValueError: a base map that is not among the prepared maps, an error map without the maps it compares; (forward) a batch without prepared prompt, or without
             a map the network reads.
     """
 
@@ -72,6 +78,9 @@ class MetricAnythingTeacher(nn.Module):
         residual_bound: float = 1.0,
         mixing_bound: float = 2.0,
         deep_to_deep: bool = False,
+        conditioning: Conditioning = "maps_mask",
+        prompt_fusion: PromptFusionKind = "add",
+        prompt_width: int | None = None,
     ) -> None:
         super().__init__()
         self.prepared_maps = ["global", "local"] if prepared_maps is None else list(prepared_maps)
@@ -80,17 +89,21 @@ class MetricAnythingTeacher(nn.Module):
         # the base first: the residual head speaks of the base and the others
         self.prepared_maps = [base_map, *(name for name in self.prepared_maps if name != base_map)]
         self.output, self.base_map, self.positive_activation = output, base_map, positive_activation
-        maps = len(self.prepared_maps)
+        self.conditioning: Conditioning = conditioning
+        maps, prompt_channels = len(self.prepared_maps), conditioning_channels(conditioning, self.prepared_maps)
         self.encoder = encoder
+        self.control = ControlCopy(encoder, prompt_channels) if prompt_fusion == "control" else None
         self.level_sources = level_order(encoder.strides, deep_to_deep)
         self.decoder = DPTDecoder(
             [encoder.channels[source] for source in self.level_sources],
             default_scales(encoder.strides) if scales is None else list(scales),
             features,
             out_channels,
-            prompt_channels=maps + 1,
+            prompt_channels=prompt_channels,
             projection_kernel=projection_kernel,
             prompt_resize=prompt_resize,
+            prompt_fusion=prompt_fusion,
+            prompt_width=prompt_width,
             output_scale=_output_scale(encoder),
         )
         self.direct_head: DPTHead | None = None
@@ -115,7 +128,7 @@ class MetricAnythingTeacher(nn.Module):
     def _direct(self, batch: DepthBatch, prepared: PreparedPrompt, encoded: EncodedImage, log_maps: Tensor) -> DepthPrediction:
         assert self.direct_head is not None
         centre, camera_known = canonical_centre(batch)
-        decoded = self._decode(encoded, prepared, log_maps, centre)
+        decoded = self._decode(batch, encoded, prepared, log_maps, centre)
         raw = self.direct_head(decoded, encoded.padding.padded_size)
         values = encoded.padding.crop(positive(raw, self.positive_activation))
         mask = camera_known[:, None, None, None].expand(values.shape)
@@ -124,18 +137,17 @@ class MetricAnythingTeacher(nn.Module):
     def _residual(self, batch: DepthBatch, prepared: PreparedPrompt, encoded: EncodedImage, log_maps: Tensor) -> DepthPrediction:
         assert self.residual_head is not None
         centre = prompt_centre(prepared, log_maps[:, :1])
-        decoded = self._decode(encoded, prepared, log_maps, centre)
+        decoded = self._decode(batch, encoded, prepared, log_maps, centre)
         pad = encoded.padding
         log_differences = log_maps[:, :1] - log_maps[:, 1:]  # in log depth: log d_m - log d_base
         detail = self._detail(batch, prepared, log_maps, centre, log_differences)
         correction = pad.crop(self.residual_head(decoded, pad.pad_replicate(log_differences), pad.pad_replicate(detail)))
         return DepthPrediction(correction.exp() / prepared.named(self.base_map), DepthSpace.METRIC)
 
-    def _decode(self, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
-        _, mask = log_prompt_inverse_depth(prepared)
-        prompt = fusion_maps(log_maps, centre, mask, prepared.usable)
-        pyramid = [encoded.features[source] for source in self.level_sources]
-        return self.decoder(pyramid, encoded.padding.pad_replicate(prompt))
+    def _decode(self, batch: DepthBatch, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
+        prompt = conditioning_maps(self.conditioning, prepared, log_maps, centre)
+        features = encoded.features if self.control is None else self.control(encoded, batch.image, prompt)
+        return self.decoder([features[source] for source in self.level_sources], encoded.padding.pad_replicate(prompt))
 
     def _detail(self, batch: DepthBatch, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor, log_differences: Tensor) -> Tensor:
         """Everything known at full resolution, each channel of order one: see ``detail_inputs``."""

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mdpretrain.networks.full_precision import FullPrecisionConvolution
-from mdpretrain.networks.prompt_fusion import PromptFusion, PromptResize
+from mdpretrain.networks.prompt_fusion import PromptResize
+from mdpretrain.networks.prompt_fusion_kinds import PromptFusionKind, level_fusion
 
 
 class Reassemble(nn.Module):
@@ -42,7 +43,7 @@ class ResidualConvolutionUnit(nn.Module):
 class FusionBlock(nn.Module):
     """path + RCU(skip) -> RCU -> prompt fusion -> resize -> 1x1. The coarsest block has no path to join (``joins=False``)."""
 
-    def __init__(self, features: int, joins: bool, prompt_fusion: PromptFusion | None, align_corners: bool) -> None:
+    def __init__(self, features: int, joins: bool, prompt_fusion: nn.Module | None, align_corners: bool) -> None:
         super().__init__()
         self.skip_unit = ResidualConvolutionUnit(features) if joins else None
         self.refine = ResidualConvolutionUnit(features)
@@ -68,8 +69,10 @@ class DPTDecoder(nn.Module):
         features: decoder width (64 / 128 / 256 / 384 for PromptDA's S / B / L / G).
         out_channels: width of each level between projection and resize; null: ``features`` everywhere.
         prompt_channels: channels of the prompt maps fused at every level; 0 builds no prompt fusion.
+        projection_kernel, prompt_resize, prompt_width: see PromptFusion.
         align_corners: how levels are upsampled; true as published.
         output_scale: the result's grid in terms of the finest level's.
+        prompt_fusion: how the prompt enters a level: see ``prompt_fusion_kinds``.
 
     Raises:
         ValueError: lists of different lengths, or a scale that is not a power of two or 0.5.
@@ -86,6 +89,8 @@ class DPTDecoder(nn.Module):
         prompt_resize: PromptResize = "bilinear",
         align_corners: bool = True,
         output_scale: int = 2,
+        prompt_fusion: PromptFusionKind = "add",
+        prompt_width: int | None = None,
     ) -> None:
         super().__init__()
         self.output_scale = output_scale
@@ -104,7 +109,11 @@ class DPTDecoder(nn.Module):
             FusionBlock(
                 features,
                 joins=level != coarsest,
-                prompt_fusion=PromptFusion(prompt_channels, features, projection_kernel, prompt_resize) if prompt_channels else None,
+                prompt_fusion=(
+                    level_fusion(prompt_fusion, prompt_channels, features, projection_kernel, prompt_resize, prompt_width)
+                    if prompt_channels
+                    else None
+                ),
                 align_corners=align_corners,
             )
             for level in range(len(in_channels))
