@@ -11,7 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mdpretrain.networks.decoders.dpt import DPTDecoder, DPTHead, default_scales, is_multi_scale, level_order
+from mdpretrain.networks.decoders.dpt import (
+    DPTDecoder,
+    DPTHead,
+    Upsampling,
+    default_scales,
+    doubled_levels,
+    is_multi_scale,
+    level_order,
+)
 from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
 from mdpretrain.networks.positive_output import PositiveActivation, positive, start_at_typical_depth
 from mdpretrain.networks.prompt_conditioning import (
@@ -51,13 +59,16 @@ class MetricAnythingTeacher(nn.Module):
             case, for they are what it corrects.)
         prompt_fusion: how they enter: see ``prompt_fusion_kinds``.
         projection_kernel, prompt_resize, prompt_width: see PromptFusion.
-        positive_activation, head_channels: the direct head.
+        positive_activation, head_channels, head_layers: the direct head: see DPTHead.
+        upsampling: between the decoder's levels and in the direct head: "bilinear" (DPT) or "transposed" convolutions (Depth Pro and
+            MetricAnything's release).
         detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
         residual_bound, mixing_bound: see ResidualHead.
         deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
-        ValueError: a base map that is not among the prepared maps, an error map without the maps it compares; (forward) a batch without prepared prompt, or without
+        ValueError: a base map that is not among the prepared maps, an error map without the maps it compares, "transposed" where levels
+            do not double; (forward) a batch without prepared prompt, or without
             a map the network reads.
     """
 
@@ -81,6 +92,8 @@ class MetricAnythingTeacher(nn.Module):
         conditioning: Conditioning = "maps_mask",
         prompt_fusion: PromptFusionKind = "add",
         prompt_width: int | None = None,
+        upsampling: Upsampling = "bilinear",
+        head_layers: int = 0,
     ) -> None:
         super().__init__()
         self.prepared_maps = ["global", "local"] if prepared_maps is None else list(prepared_maps)
@@ -94,9 +107,10 @@ class MetricAnythingTeacher(nn.Module):
         self.encoder = encoder
         self.control = ControlCopy(encoder, prompt_channels) if prompt_fusion == "control" else None
         self.level_sources = level_order(encoder.strides, deep_to_deep)
+        scales = default_scales(encoder.strides) if scales is None else list(scales)
         self.decoder = DPTDecoder(
             [encoder.channels[source] for source in self.level_sources],
-            default_scales(encoder.strides) if scales is None else list(scales),
+            scales,
             features,
             out_channels,
             prompt_channels=prompt_channels,
@@ -105,11 +119,12 @@ class MetricAnythingTeacher(nn.Module):
             prompt_fusion=prompt_fusion,
             prompt_width=prompt_width,
             output_scale=_output_scale(encoder),
+            doubling=_doubling(encoder, self.level_sources, scales, upsampling),
         )
         self.direct_head: DPTHead | None = None
         self.residual_head: ResidualHead | None = None
         if output == "direct":
-            self.direct_head = DPTHead(features, head_channels)
+            self.direct_head = DPTHead(features, head_channels, upsampling=upsampling, extra_layers=head_layers)
             start_at_typical_depth(self.direct_head.output[-1], positive_activation)
         else:
             # image, M centred maps, mask, M - 1 differences to the base, M errors at the prompt's points
@@ -179,6 +194,8 @@ class MetricAnythingStudent(nn.Module):
         scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers, 1 for a pyramid, and
             8, 4, 4, 4, 2, 2, 2 for the crops of several scales.
         positive_activation: "softplus", "exp" or "relu" (as released).
+        upsampling: between the decoder's levels and in the head: "bilinear" (DPT) or "transposed" convolutions (as released, and Depth Pro).
+        head_channels, head_layers: see DPTHead (32 and 4 in the release; 32 and 0 in Depth Pro).
 
     Raises:
         ValueError: Deep-to-Deep over an encoder whose features have several strides (ConvNeXt); lists of the wrong length.
@@ -193,6 +210,8 @@ class MetricAnythingStudent(nn.Module):
         scales: list[float] | None = None,
         positive_activation: PositiveActivation = "softplus",
         head_channels: int = 32,
+        upsampling: Upsampling = "bilinear",
+        head_layers: int = 0,
     ) -> None:
         super().__init__()
         is_pyramid = len(set(encoder.strides)) != 1
@@ -212,8 +231,9 @@ class MetricAnythingStudent(nn.Module):
             features,
             out_channels,
             output_scale=_output_scale(encoder),
+            doubling=_doubling(encoder, self.level_sources, list(scales), upsampling),
         )
-        self.head = DPTHead(features, head_channels)
+        self.head = DPTHead(features, head_channels, upsampling=upsampling, extra_layers=head_layers)
         start_at_typical_depth(self.head.output[-1], positive_activation)
 
     def forward(self, batch: DepthBatch) -> DepthPrediction:
@@ -227,6 +247,12 @@ class MetricAnythingStudent(nn.Module):
 def _output_scale(encoder: TimmEncoder) -> int:
     """Decoded maps are at half the image where the finest level is there already (spec 1.6), else at twice the finest level."""
     return 1 if is_multi_scale(encoder.strides) else 2
+
+
+def _doubling(encoder: TimmEncoder, level_sources: list[int], scales: list[float], upsampling: Upsampling) -> list[bool] | None:
+    if upsampling == "bilinear" or len(scales) != len(level_sources):  # the decoder says what is wrong with the lists
+        return None
+    return doubled_levels([encoder.strides[source] for source in level_sources], scales, _output_scale(encoder))
 
 
 def _student_scales(depth: int) -> list[float]:
