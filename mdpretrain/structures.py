@@ -147,7 +147,7 @@ class DepthBatch(_TensorRecord):
 
 @dataclasses.dataclass
 class DepthPrediction(_TensorRecord):
-    """A network's dense output ``values`` with the space it lives in. ``mask`` (if any) marks pixels it vouches for."""
+    """A network's dense output ``values`` with the space it lives in. ``mask`` (if any) marks pixels whose units it vouches for."""
 
     values: Float[Tensor, "B 1 H W"]
     space: DepthSpace

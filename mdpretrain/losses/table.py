@@ -16,11 +16,13 @@ from mdpretrain.losses.targets import Target, build_target, label_weight
 from mdpretrain.structures import DepthBatch, DepthPrediction
 
 DEFAULT_ROW = "default"
+NON_METRIC_ROW = "non_metric"
 
 
 @dataclasses.dataclass
 class _Term:
-    """One distinct (loss, options) of the table with its weight per label kind, in the order of ``LABEL_KINDS``."""
+    """One distinct (loss, options) of the table with its weight per label kind, in the order of ``LABEL_KINDS``, then per kind
+    for labels without metres."""
 
     label: str
     record: LossRecord
@@ -37,6 +39,10 @@ class LossTable(nn.Module):
         terms:
           rendered: [{name: mae}, {name: ssi_mage, weight: 0.5}]
           default: [{name: robust_mae, drop_fraction: 0.2}]
+          non_metric: [{name: ssi_mae, drop_fraction: 0.2}]
+
+    The row "non_metric", where there is one, serves every image whose label has no metres, in place of its kind's row; without it
+    such an image gets what its kind's row has for it.
 
     Which samples a term serves follows from its declared invariance (``records.py``): absolute terms need metric labels (and,
     for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
@@ -79,9 +85,10 @@ class LossTable(nn.Module):
             total = values.new_zeros(())
             of_image = values.new_zeros(len(batch))
             parts: dict[str, Tensor] = {}
+            row = torch.where(batch.metric, batch.label_kind, batch.label_kind + len(LABEL_KINDS))
             served = torch.zeros_like(target.usable)
             for index, term in enumerate(self._terms):
-                image_weight = self.term_weights[index][batch.label_kind]
+                image_weight = self.term_weights[index][row]
                 valid = self._term_valid(term, target, prediction.mask) & (image_weight > 0)[:, None, None, None]
                 losses = term.record.function(values, target.values, valid, weight, reduction="none", **term.options)
                 weighted = losses * image_weight
@@ -99,8 +106,9 @@ class LossTable(nn.Module):
     def _term_valid(self, term: _Term, target: Target, mask: Bool[Tensor, "B 1 H W"] | None) -> Bool[Tensor, "B 1 H W"]:
         """The pixels that one term may read."""
         valid = target.valid if term.record.positive_targets else target.sky_valid
-        if term.record.invariance == "none":
-            valid = valid & target.absolute[:, None, None, None]
+        if term.record.invariance != "none":
+            return valid  # whether the prediction's units can be trusted does not matter to a term that has none
+        valid = valid & target.absolute[:, None, None, None]
         return valid if mask is None else valid & mask
 
     def _check_space(self, prediction: DepthPrediction) -> None:
@@ -112,19 +120,21 @@ class LossTable(nn.Module):
     def extra_repr(self) -> str:
         """One line per term: its label, options and weight per label kind."""
         kinds = [kind.value for kind in LABEL_KINDS]
-        return "\n".join(f"{term.label} {term.options} {dict(zip(kinds, term.weights))}" for term in self._terms)
+        rows = [*kinds, *(f"non_metric {kind}" for kind in kinds)]
+        return "\n".join(f"{term.label} {term.options} {dict(zip(rows, term.weights))}" for term in self._terms)
 
 
 def _parse(terms: dict[str, list[dict[str, Any]]]) -> list[_Term]:
     """Merge the rows into distinct terms, so that a loss that several kinds share is computed once."""
     kinds = [kind.value for kind in LABEL_KINDS]
-    if unknown := sorted(set(terms) - {*kinds, DEFAULT_ROW}):
-        raise ValueError(f"loss table: unknown label kind {unknown[0]!r}; rows are {[*kinds, DEFAULT_ROW]}")
+    if unknown := sorted(set(terms) - {*kinds, DEFAULT_ROW, NON_METRIC_ROW}):
+        raise ValueError(f"loss table: unknown label kind {unknown[0]!r}; rows are {[*kinds, DEFAULT_ROW, NON_METRIC_ROW]}")
     if not any(terms.values()):
         raise ValueError("loss table: no term at all; give at least a 'default' row such as [{name: mae}]")
     merged: dict[str, _Term] = {}
-    for index, kind in enumerate(kinds):
-        row = kind if kind in terms else DEFAULT_ROW
+    rows = [kind if kind in terms else DEFAULT_ROW for kind in kinds]
+    rows += [NON_METRIC_ROW if NON_METRIC_ROW in terms else row for row in rows]
+    for index, row in enumerate(rows):
         for entry in terms.get(row, []):
             term = _parse_entry(entry, f"loss table, row {row!r}")
             identity = term.record.name + json.dumps(term.options, sort_keys=True)
@@ -140,7 +150,7 @@ def _parse_entry(entry: dict[str, Any], where: str) -> _Term:
         raise ValueError(f"{where}: weight of {entry['name']!r} must be a positive number, got {weight!r}")
     options = {key: value for key, value in entry.items() if key not in ("name", "weight")}
     record = check_term(entry["name"], options, where)
-    return _Term(entry["name"], record, options, [0.0] * len(LABEL_KINDS))
+    return _Term(entry["name"], record, options, [0.0] * 2 * len(LABEL_KINDS))
 
 
 def _label(terms: list[_Term]) -> list[_Term]:

@@ -11,13 +11,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mdpretrain.networks.decoders.dpt import DPTDecoder, DPTHead, default_scales, is_multi_scale, level_order
+from mdpretrain.networks.decoders.dpt import (
+    DPTDecoder,
+    DPTHead,
+    Upsampling,
+    default_scales,
+    doubled_levels,
+    is_multi_scale,
+    level_order,
+)
 from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
 from mdpretrain.networks.positive_output import PositiveActivation, positive, start_at_typical_depth
 from mdpretrain.networks.prompt_conditioning import (
     LOG_RANGE,
+    Conditioning,
     canonical_centre,
-    fusion_maps,
+    conditioning_channels,
+    conditioning_maps,
     log_inverse_maps,
     log_prompt_inverse_depth,
     prepared_prompt,
@@ -25,12 +35,13 @@ from mdpretrain.networks.prompt_conditioning import (
 )
 from mdpretrain.networks.prompt_fusion import PromptResize
 from mdpretrain.networks.propagation import SpatialPropagation
+from mdpretrain.networks.prompt_fusion_kinds import ControlCopy, PromptFusionKind
 from mdpretrain.networks.residual_head import ResidualHead
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, PreparedPrompt
 
 
 class MetricAnythingTeacher(nn.Module):
-    """Shared encoder, DPT decoder with prompt fusion at every level.
+    """Shared encoder, DPT decoder with prompt fusion at every level (``prompt_fusion: control`` apart, which copies the encoder).
 
     ``output="direct"`` (as the paper draws it, for pretrained encoders): canonical inverse depth; with the fusion's zero
     initialisation the first step is the unconditioned network, to the bit. The prediction's mask is false where the camera
@@ -46,8 +57,13 @@ class MetricAnythingTeacher(nn.Module):
         features, out_channels, scales: decoder width, level widths and level scales, fine to coarse (see DPTDecoder).
         output: see above.
         base_map: the prepared map the residual starts from; ``prepared_maps``: all maps the network reads, base included.
-        projection_kernel, prompt_resize: see PromptFusion.
-        positive_activation, head_channels: the direct head.
+        conditioning: which channels the decoder is conditioned on: see ``conditioning_maps``. (The residual head reads the maps in any
+            case, for they are what it corrects.)
+        prompt_fusion: how they enter: see ``prompt_fusion_kinds``.
+        projection_kernel, prompt_resize, prompt_width: see PromptFusion.
+        positive_activation, head_channels, head_layers: the direct head: see DPTHead.
+        upsampling: between the decoder's levels and in the direct head: "bilinear" (DPT) or "transposed" convolutions (Depth Pro and
+            MetricAnything's release).
         detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
         residual_bound, mixing_bound: see ResidualHead.
         propagation: dilations of the SpatialPropagation after the residual head, in the order of its steps; null or none: no propagation.
@@ -55,7 +71,8 @@ class MetricAnythingTeacher(nn.Module):
         deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
-        ValueError: a base map that is not among the prepared maps; (forward) a batch without prepared prompt, or without
+        ValueError: a base map that is not among the prepared maps, an error map without the maps it compares, "transposed" where levels
+            do not double; (forward) a batch without prepared prompt, or without
             a map the network reads.
     """
 
@@ -78,6 +95,11 @@ class MetricAnythingTeacher(nn.Module):
         propagation: list[int] | None = None,
         propagation_rounds: int = 3,
         deep_to_deep: bool = False,
+        conditioning: Conditioning = "maps_mask",
+        prompt_fusion: PromptFusionKind = "add",
+        prompt_width: int | None = None,
+        upsampling: Upsampling = "bilinear",
+        head_layers: int = 0,
     ) -> None:
         super().__init__()
         self.prepared_maps = ["global", "local"] if prepared_maps is None else list(prepared_maps)
@@ -86,24 +108,30 @@ class MetricAnythingTeacher(nn.Module):
         # the base first: the residual head speaks of the base and the others
         self.prepared_maps = [base_map, *(name for name in self.prepared_maps if name != base_map)]
         self.output, self.base_map, self.positive_activation = output, base_map, positive_activation
-        maps = len(self.prepared_maps)
+        self.conditioning: Conditioning = conditioning
+        maps, prompt_channels = len(self.prepared_maps), conditioning_channels(conditioning, self.prepared_maps)
         self.encoder = encoder
+        self.control = ControlCopy(encoder, prompt_channels) if prompt_fusion == "control" else None
         self.level_sources = level_order(encoder.strides, deep_to_deep)
+        scales = default_scales(encoder.strides) if scales is None else list(scales)
         self.decoder = DPTDecoder(
             [encoder.channels[source] for source in self.level_sources],
-            default_scales(encoder.strides) if scales is None else list(scales),
+            scales,
             features,
             out_channels,
-            prompt_channels=maps + 1,
+            prompt_channels=prompt_channels,
             projection_kernel=projection_kernel,
             prompt_resize=prompt_resize,
+            prompt_fusion=prompt_fusion,
+            prompt_width=prompt_width,
             output_scale=_output_scale(encoder),
+            doubling=_doubling(encoder, self.level_sources, scales, upsampling),
         )
         self.direct_head: DPTHead | None = None
         self.residual_head: ResidualHead | None = None
         self.propagation = SpatialPropagation(tuple(propagation), propagation_rounds) if propagation and output == "residual" else None
         if output == "direct":
-            self.direct_head = DPTHead(features, head_channels)
+            self.direct_head = DPTHead(features, head_channels, upsampling=upsampling, extra_layers=head_layers)
             start_at_typical_depth(self.direct_head.output[-1], positive_activation)
         else:
             # image, M centred maps, mask, M - 1 differences to the base, M errors at the prompt's points
@@ -123,7 +151,7 @@ class MetricAnythingTeacher(nn.Module):
     def _direct(self, batch: DepthBatch, prepared: PreparedPrompt, encoded: EncodedImage, log_maps: Tensor) -> DepthPrediction:
         assert self.direct_head is not None
         centre, camera_known = canonical_centre(batch)
-        decoded = self._decode(encoded, prepared, log_maps, centre)
+        decoded = self._decode(batch, encoded, prepared, log_maps, centre)
         raw = self.direct_head(decoded, encoded.padding.padded_size)
         values = encoded.padding.crop(positive(raw, self.positive_activation))
         mask = camera_known[:, None, None, None].expand(values.shape)
@@ -132,7 +160,7 @@ class MetricAnythingTeacher(nn.Module):
     def _residual(self, batch: DepthBatch, prepared: PreparedPrompt, encoded: EncodedImage, log_maps: Tensor) -> DepthPrediction:
         assert self.residual_head is not None
         centre = prompt_centre(prepared, log_maps[:, :1])
-        decoded = self._decode(encoded, prepared, log_maps, centre)
+        decoded = self._decode(batch, encoded, prepared, log_maps, centre)
         pad = encoded.padding
         log_differences = log_maps[:, :1] - log_maps[:, 1:]  # in log depth: log d_m - log d_base
         detail = self._detail(batch, prepared, log_maps, centre, log_differences)
@@ -144,11 +172,10 @@ class MetricAnythingTeacher(nn.Module):
         log_depth = self.propagation(correction - log_maps[:, :1], pad.crop(raw), -log_prompt, mask)
         return DepthPrediction(log_depth.exp(), DepthSpace.METRIC)
 
-    def _decode(self, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
-        _, mask = log_prompt_inverse_depth(prepared)
-        prompt = fusion_maps(log_maps, centre, mask, prepared.usable)
-        pyramid = [encoded.features[source] for source in self.level_sources]
-        return self.decoder(pyramid, encoded.padding.pad_replicate(prompt))
+    def _decode(self, batch: DepthBatch, encoded: EncodedImage, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor) -> Tensor:
+        prompt = conditioning_maps(self.conditioning, prepared, log_maps, centre)
+        features = encoded.features if self.control is None else self.control(encoded, batch.image, prompt)
+        return self.decoder([features[source] for source in self.level_sources], encoded.padding.pad_replicate(prompt))
 
     def _detail(self, batch: DepthBatch, prepared: PreparedPrompt, log_maps: Tensor, centre: Tensor, log_differences: Tensor) -> Tensor:
         """Everything known at full resolution, each channel of order one: see ``detail_inputs``."""
@@ -180,6 +207,8 @@ class MetricAnythingStudent(nn.Module):
         scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers, 1 for a pyramid, and
             8, 4, 4, 4, 2, 2, 2 for the crops of several scales.
         positive_activation: "softplus", "exp" or "relu" (as released).
+        upsampling: between the decoder's levels and in the head: "bilinear" (DPT) or "transposed" convolutions (as released, and Depth Pro).
+        head_channels, head_layers: see DPTHead (32 and 4 in the release; 32 and 0 in Depth Pro).
 
     Raises:
         ValueError: Deep-to-Deep over an encoder whose features have several strides (ConvNeXt); lists of the wrong length.
@@ -194,6 +223,8 @@ class MetricAnythingStudent(nn.Module):
         scales: list[float] | None = None,
         positive_activation: PositiveActivation = "softplus",
         head_channels: int = 32,
+        upsampling: Upsampling = "bilinear",
+        head_layers: int = 0,
     ) -> None:
         super().__init__()
         is_pyramid = len(set(encoder.strides)) != 1
@@ -213,8 +244,9 @@ class MetricAnythingStudent(nn.Module):
             features,
             out_channels,
             output_scale=_output_scale(encoder),
+            doubling=_doubling(encoder, self.level_sources, list(scales), upsampling),
         )
-        self.head = DPTHead(features, head_channels)
+        self.head = DPTHead(features, head_channels, upsampling=upsampling, extra_layers=head_layers)
         start_at_typical_depth(self.head.output[-1], positive_activation)
 
     def forward(self, batch: DepthBatch) -> DepthPrediction:
@@ -228,6 +260,12 @@ class MetricAnythingStudent(nn.Module):
 def _output_scale(encoder: TimmEncoder) -> int:
     """Decoded maps are at half the image where the finest level is there already (spec 1.6), else at twice the finest level."""
     return 1 if is_multi_scale(encoder.strides) else 2
+
+
+def _doubling(encoder: TimmEncoder, level_sources: list[int], scales: list[float], upsampling: Upsampling) -> list[bool] | None:
+    if upsampling == "bilinear" or len(scales) != len(level_sources):  # the decoder says what is wrong with the lists
+        return None
+    return doubled_levels([encoder.strides[source] for source in level_sources], scales, _output_scale(encoder))
 
 
 def _student_scales(depth: int) -> list[float]:

@@ -1,7 +1,8 @@
 """Priors: a dense inverse depth for every image, right up to an affine map, for the prompt preparation to align (spec 1.1).
 
 Every prior is frozen: evaluation mode whatever its parent's mode, no gradients. ``forward(batch)`` gives inverse depth
-``[B, 1, H, W]`` whose scale and shift mean nothing (canonical inverse depth, disparity and the like qualify as they are).
+``[B, 1, H, W]`` whose scale and shift mean nothing (canonical inverse depth, disparity and the like qualify as they are), and NaN where the
+prior has no value.
 """
 
 from __future__ import annotations
@@ -83,21 +84,18 @@ class CheckpointPrior(FrozenPrior):
 
 
 class StoredPrior(FrozenPrior):
-    """The prior depth stored in the shard (``DepthBatch.prior_depth``), inverted.
+    """The prior depth stored in the shard (``DepthBatch.prior_depth``), inverted; NaN where there is none.
 
-    Where the prior has no value its inverse depth is the mean of the image's others (neutral: neither near nor infinitely
-    far); an image without any prior gets a constant 1, from which an alignment can only make a constant.
+    ``mdpretrain label --as prior`` writes such priors (``docs/data_format.md``). What the preparation makes of NaN it makes of pixels, or of
+    whole images, without a prior; so samples with and without one can share a batch.
     """
 
     def inverse_depth(self, batch: DepthBatch) -> Tensor:
-        """Raises ValueError if the batch carries no prior."""
+        """Raises ValueError if no sample of the batch carries a prior."""
         if batch.prior_depth is None:
             raise ValueError(
-                "StoredPrior needs samples with a prior depth and these have none; build the shards with one, or choose another prior"
+                "StoredPrior needs samples with a prior depth and these have none: write one with `mdpretrain label --as prior` and name its "
+                "folder under the row's sidecars, or choose another prior"
             )
         depth = batch.prior_depth
-        there = depth > 0
-        inverse = torch.where(there, 1.0 / depth.clamp(min=MINIMUM_DEPTH_M), 0.0)
-        count = there.sum(dim=(1, 2, 3), keepdim=True)
-        mean = inverse.sum(dim=(1, 2, 3), keepdim=True) / count.clamp(min=1)
-        return torch.where(there, inverse, torch.where(count > 0, mean, 1.0))
+        return torch.where(depth > 0, 1.0 / depth.clamp(min=MINIMUM_DEPTH_M), torch.nan)

@@ -25,25 +25,48 @@ class PromptFusion(nn.Module):
         projection_kernel: 1 (paper) or 3 (released code).
         resize: "bilinear" as published, for dense prompts; "area" averages, so that a sparse mask becomes a density
             where bilinear sampling of a coarse grid would miss most of its points.
+        width: channels between the convolutions; null: ``features``, as published. The arithmetic goes with its square.
     """
 
-    def __init__(self, prompt_channels: int, features: int, projection_kernel: int = 1, resize: PromptResize = "bilinear") -> None:
+    def __init__(
+        self,
+        prompt_channels: int,
+        features: int,
+        projection_kernel: int = 1,
+        resize: PromptResize = "bilinear",
+        width: int | None = None,
+    ) -> None:
         super().__init__()
         if projection_kernel not in (1, 3):
             raise ValueError(f"projection_kernel is {projection_kernel}; it must be 1 (PromptDA's paper) or 3 (its code)")
+        width = features if width is None else width
         self.resize = resize
-        self.embed = nn.Sequential(
-            nn.Conv2d(prompt_channels, features, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.ReLU(),
-        )
-        self.projection = nn.Conv2d(features, features, projection_kernel, padding=projection_kernel // 2)
-        for parameter in self.projection.parameters():
-            nn.init.zeros_(parameter)
+        self.embed = prompt_embedding(prompt_channels, width)
+        self.projection = zero_convolution(width, features, projection_kernel)
 
     def forward(self, features: Float[Tensor, "B C h w"], prompt: Float[Tensor, "B P H W"]) -> Float[Tensor, "B C h w"]:
         """Add what the prompt says; both lie on the same (padded) image."""
-        align_corners = False if self.resize == "bilinear" else None
-        prompt = F.interpolate(prompt, size=features.shape[-2:], mode=self.resize, align_corners=align_corners)
-        return features + self.projection(self.embed(prompt))
+        return features + self.projection(self.embed(resize_prompt(prompt, features.shape[-2:], self.resize)))
+
+
+def prompt_embedding(prompt_channels: int, width: int) -> nn.Sequential:
+    """Two 3x3 convolutions with ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(prompt_channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+def zero_convolution(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Conv2d:
+    """A convolution that starts at zero: what stands behind it changes nothing at step 0, and learns from step 1."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+    return convolution
+
+
+def resize_prompt(prompt: Float[Tensor, "B P H W"], size: tuple[int, ...], resize: PromptResize) -> Float[Tensor, "B P h w"]:
+    """The prompt's maps on a level's grid."""
+    return F.interpolate(prompt, size=size, mode=resize, align_corners=False if resize == "bilinear" else None)

@@ -27,7 +27,7 @@ class Predictor(nn.Module):
     Args:
         network: The trained network.
         preparation: ``PromptPreparation`` of a prompted network, else None.
-        prior: What its preparation aligns to the prompt, if it needs anything.
+        prior: What its preparation aligns to the prompt; None: the prompt is prepared by itself.
     """
 
     def __init__(self, network: nn.Module, preparation: nn.Module | None = None, prior: nn.Module | None = None) -> None:
@@ -85,7 +85,10 @@ def add_weights_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(
-    checkpoint: str | pathlib.Path, device: str | torch.device = "cpu", weights: Literal["trained", "ema"] = "trained"
+    checkpoint: str | pathlib.Path,
+    device: str | torch.device = "cpu",
+    weights: Literal["trained", "ema"] = "trained",
+    without_prior: bool = False,
 ) -> Predictor:
     """Rebuild what a checkpoint predicts with; convolution weights lie with channels last, which is faster on every device.
 
@@ -93,6 +96,7 @@ def load_predictor(
         checkpoint: A checkpoint file, or a run folder, whose newest checkpoint is taken.
         device: Where it will run.
         weights: The trained ones, or their exponential moving average.
+        without_prior: Leave a teacher's prior out: its prompt is prepared by itself, as for the images of ``prior_dropout``.
 
     Raises:
         ValueError: no checkpoint there, no average in it, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
@@ -104,6 +108,6 @@ def load_predictor(
     modules = {
         name: restore_module(content[name], module_weights(content, name), f"checkpoint {path}")
         for name in ("network", "preparation", "prior")
-        if content.get(name) is not None
+        if content.get(name) is not None and not (without_prior and name == "prior")
     }
     return Predictor(**modules).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_shards.schema import LABEL_KINDS
-from mdpretrain.losses.absolute import mae
+from mdpretrain.losses.absolute import mae, robust_mae
 from mdpretrain.losses.records import LOSSES
 from mdpretrain.losses.scale_shift import ssi_mae
 from mdpretrain.losses.table import LossTable
@@ -117,6 +117,25 @@ def test_non_metric_and_unknown_camera_get_only_what_is_blind_to_scale():
     assert parts["absolute_fraction"] == pytest.approx(1 / 3) and parts["served_fraction"] == 1
 
 
+def test_a_label_without_metres_is_served_by_its_own_row_whatever_its_kind():
+    batch = batch_of(kinds=(CAPTURED, CAPTURED, RENDERED, RENDERED))
+    batch.metric = torch.tensor([True, False, True, False])
+    batch.camera_known = torch.tensor([True, False, True, True])  # without a camera too: shape needs none
+    prediction = guess(batch, DepthSpace.CANONICAL_INVERSE)
+    prediction.mask = batch.camera_known[:, None, None, None].expand_as(batch.valid)
+    rows = {"rendered": [{"name": "mae"}], "default": [{"name": "robust_mae"}], "non_metric": [{"name": "ssi_mae", "weight": 0.5}]}
+    total, parts = LossTable(rows)(prediction, batch)
+    target = build_target(batch, DepthSpace.CANONICAL_INVERSE)
+    by_image = 0.5 * ssi_mae(prediction.values, target.values, target.valid, reduction="none")
+    by_image[0] = robust_mae(prediction.values[:1], target.values[:1], target.valid[:1])
+    by_image[2] = mae(prediction.values[2:3], target.values[2:3], target.valid[2:3])
+    torch.testing.assert_close(total, by_image.mean())
+    assert parts["served_fraction"] == 1.0
+    del rows["non_metric"]  # without the row, such a label has what its kind's row has for it: here nothing that is blind to scale
+    _, parts = LossTable(rows)(prediction, batch)
+    assert parts["served_fraction"] == 0.5
+
+
 def test_metric_space_needs_no_camera():
     batch = batch_of((RENDERED, RENDERED), camera_known=torch.tensor([False, False]))
     assert LossTable({"default": [{"name": "mae"}]})(guess(batch, DepthSpace.METRIC), batch)[1]["absolute_fraction"] == 1
@@ -169,7 +188,7 @@ def test_one_loss_twice_with_other_options_has_two_names_and_shared_rows_are_mer
     table = LossTable({"default": [{"name": "mae"}, {"name": "mae", "drop_fraction": 0.5}], "rendered": [{"name": "mae", "weight": 3}]})
     parts = table(guess(batch_of(), DepthSpace.METRIC), batch_of())[1]
     assert {"mae", "mae_2"} <= set(parts)
-    assert table.term_weights.tolist() == [[1, 1, 3, 1], [1, 1, 0, 1]]
+    assert table.term_weights.tolist() == [[1, 1, 3, 1] * 2, [1, 1, 0, 1] * 2]  # with and without metres
     assert "drop_fraction" in repr(table)
     assert len(LABEL_KINDS) == 4 and not table.state_dict()
 

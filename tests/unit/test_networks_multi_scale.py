@@ -96,7 +96,7 @@ def test_teacher_and_student_over_the_crops_train_every_parameter(config, change
 
 
 def test_the_published_network_has_the_published_size(repository: pathlib.Path):
-    """Student-DepthMap has 876.66 M parameters; ours lacks its deconvolution chains and has 1x1 biases: within 0.2 %."""
+    """Student-DepthMap has 876.66 M parameters; ours has one transposed convolution for its chain of them, and 1x1 biases: within 0.2 %."""
     recipe = yaml.safe_load((repository / "recipes/metric_anything/student_vith_1536.yaml").read_text())
     with torch.device("meta"):
         network = build_module(recipe["model"]["init_args"]["network"])

@@ -6,12 +6,17 @@ caller's choice, so one decoder serves Depth Pro's order, Deep-to-Deep skips and
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mdpretrain.networks.full_precision import FullPrecisionConvolution
-from mdpretrain.networks.prompt_fusion import PromptFusion, PromptResize
+from mdpretrain.networks.prompt_fusion import PromptResize
+from mdpretrain.networks.prompt_fusion_kinds import PromptFusionKind, level_fusion
+
+Upsampling = Literal["bilinear", "transposed"]
 
 
 class Reassemble(nn.Module):
@@ -40,14 +45,18 @@ class ResidualConvolutionUnit(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """path + RCU(skip) -> RCU -> prompt fusion -> resize -> 1x1. The coarsest block has no path to join (``joins=False``)."""
+    """path + RCU(skip) -> RCU -> prompt fusion -> resize -> 1x1. The coarsest block has no path to join (``joins=False``).
 
-    def __init__(self, features: int, joins: bool, prompt_fusion: PromptFusion | None, align_corners: bool) -> None:
+    ``doubles``: the resize is a learned transposed convolution by 2, as in Depth Pro (an odd grid is then cut by interpolation).
+    """
+
+    def __init__(self, features: int, joins: bool, prompt_fusion: nn.Module | None, align_corners: bool, doubles: bool = False) -> None:
         super().__init__()
         self.skip_unit = ResidualConvolutionUnit(features) if joins else None
         self.refine = ResidualConvolutionUnit(features)
         self.prompt_fusion = prompt_fusion
         self.align_corners = align_corners
+        self.upsample = nn.ConvTranspose2d(features, features, 2, stride=2, bias=False) if doubles else None
         self.project = nn.Conv2d(features, features, 1)
 
     def forward(self, level: Tensor, path: Tensor | None, prompt: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -56,7 +65,10 @@ class FusionBlock(nn.Module):
         if self.prompt_fusion is not None and prompt is not None:
             x = self.prompt_fusion(x, prompt)
         # The 1x1 runs before the resize: linear both, so they commute, and it is a quarter of the work.
-        return F.interpolate(self.project(x), size=size, mode="bilinear", align_corners=self.align_corners)
+        x = self.project(x) if self.upsample is None else self.project(self.upsample(x))
+        if self.upsample is not None and x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
 
 
 class DPTDecoder(nn.Module):
@@ -68,8 +80,12 @@ class DPTDecoder(nn.Module):
         features: decoder width (64 / 128 / 256 / 384 for PromptDA's S / B / L / G).
         out_channels: width of each level between projection and resize; null: ``features`` everywhere.
         prompt_channels: channels of the prompt maps fused at every level; 0 builds no prompt fusion.
+        projection_kernel, prompt_resize, prompt_width: see PromptFusion.
         align_corners: how levels are upsampled; true as published.
         output_scale: the result's grid in terms of the finest level's.
+        prompt_fusion: how the prompt enters a level: see ``prompt_fusion_kinds``.
+        doubling: which levels are doubled by a transposed convolution on the way to the next finer one (the finest: to the output), fine
+            to coarse; null: none, all are upsampled bilinearly. See ``doubled_levels``.
 
     Raises:
         ValueError: lists of different lengths, or a scale that is not a power of two or 0.5.
@@ -86,6 +102,9 @@ class DPTDecoder(nn.Module):
         prompt_resize: PromptResize = "bilinear",
         align_corners: bool = True,
         output_scale: int = 2,
+        prompt_fusion: PromptFusionKind = "add",
+        prompt_width: int | None = None,
+        doubling: list[bool] | None = None,
     ) -> None:
         super().__init__()
         self.output_scale = output_scale
@@ -104,8 +123,13 @@ class DPTDecoder(nn.Module):
             FusionBlock(
                 features,
                 joins=level != coarsest,
-                prompt_fusion=PromptFusion(prompt_channels, features, projection_kernel, prompt_resize) if prompt_channels else None,
+                prompt_fusion=(
+                    level_fusion(prompt_fusion, prompt_channels, features, projection_kernel, prompt_resize, prompt_width)
+                    if prompt_channels
+                    else None
+                ),
                 align_corners=align_corners,
+                doubles=doubling is not None and doubling[level],
             )
             for level in range(len(in_channels))
         )
@@ -123,19 +147,40 @@ class DPTDecoder(nn.Module):
 
 
 class DPTHead(nn.Module):
-    """3x3 to half the width, bilinear to the full (padded) image, 3x3 + ReLU, 1x1 to one channel; no activation."""
+    """3x3 to half the width, resize to the full (padded) image, 3x3 + ReLU (and more of them), 1x1 to one channel; no activation.
 
-    def __init__(self, features: int, head_channels: int = 32, align_corners: bool = True) -> None:
+    Args:
+        features, head_channels: width of the decoder, and of the convolutions at full resolution.
+        align_corners: of the bilinear resize.
+        upsampling: "bilinear", or "transposed": a transposed convolution by 2, as in Depth Pro; an image of another size than that gives
+            is reached by resizing the result, as Depth Pro's own post-processing does.
+        extra_layers: further 3x3 + ReLU at full resolution (4 in MetricAnything's release, spec 1.6).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        head_channels: int = 32,
+        align_corners: bool = True,
+        upsampling: Upsampling = "bilinear",
+        extra_layers: int = 0,
+    ) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.reduce = nn.Conv2d(features, max(features // 2, 1), 3, padding=1)
+        half = max(features // 2, 1)
+        self.reduce = nn.Conv2d(features, half, 3, padding=1)
+        self.upsample = nn.ConvTranspose2d(half, half, 2, stride=2) if upsampling == "transposed" else None
+        extra = [layer for _ in range(extra_layers) for layer in (nn.Conv2d(head_channels, head_channels, 3, padding=1), nn.ReLU())]
         self.output = nn.Sequential(
-            nn.Conv2d(max(features // 2, 1), head_channels, 3, padding=1), nn.ReLU(), FullPrecisionConvolution(head_channels, 1, 1)
+            nn.Conv2d(half, head_channels, 3, padding=1), nn.ReLU(), *extra, FullPrecisionConvolution(head_channels, 1, 1)
         )
 
     def forward(self, x: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 1 H W"]:
-        x = F.interpolate(self.reduce(x), size=size, mode="bilinear", align_corners=self.align_corners)
-        return self.output(x)
+        x = self.reduce(x)
+        if self.upsample is None:
+            return self.output(F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners))
+        values = self.output(self.upsample(x))
+        return values if values.shape[-2:] == size else F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
 def is_multi_scale(strides: list[int]) -> bool:
@@ -165,6 +210,23 @@ def default_scales(strides: list[int]) -> list[float]:
     if len(set(strides)) == len(strides) and len(strides) > 1:
         return [1.0] * len(strides)
     return [2.0 ** (2 - level) for level in range(len(strides))]
+
+
+def doubled_levels(strides: list[int], scales: list[float], output_scale: int) -> list[bool]:
+    """Which levels lie at half the grid of what follows them: ``doubling`` of a decoder that upsamples by transposed convolutions.
+
+    Args:
+        strides, scales: of the features that feed the levels, fine to coarse.
+        output_scale: of the decoder.
+
+    Raises:
+        ValueError: a level that is followed by more than twice its grid.
+    """
+    grids = [scale / stride for stride, scale in zip(strides, scales, strict=True)]
+    factors = [float(output_scale), *(finer / coarser for finer, coarser in zip(grids, grids[1:]))]
+    if wrong := next((factor for factor in factors if factor not in (1.0, 2.0)), None):
+        raise ValueError(f"upsampling 'transposed' doubles a level or leaves it, and one is followed by {wrong:g} times its grid: set scales")
+    return [factor == 2.0 for factor in factors]
 
 
 def _resize_layer(channels: int, scale: float) -> nn.Module:
