@@ -74,7 +74,7 @@ class PlannedRun:
         wanted = json.dumps([name, *(row.get(key) for key in SOURCE_KEYS)])
         if wanted not in self._sources:
             folder, *sidecars = leg.paths[name]
-            filters = {key: row.get(key) for key in ("licences", "figures", "fraction")}
+            filters: dict[str, Any] = {key: row.get(key) for key in ("licences", "figures", "fraction")}
             source = MixtureSource(self.moved.get(name, folder), name=name, sidecars=sidecars, **filters)
             try:
                 reader = SourceReader(source, thorough=False)
