@@ -46,7 +46,7 @@ def sweep_command(argv: list[str], start: StartHolding = start_process) -> int:
         return 0
     _check_evaluation_shards(sweep)
     if options.collect:
-        outcomes = [collect(run, recipes[run.index], sweep.measure, start) for run in runs]
+        outcomes = [collect(run, recipes[run.index], sweep.measure.at_point(run.point), start) for run in runs]
     else:
         outcomes = _carry_out_all(sweep, runs, recipes, options.keep_going, start)
     if options.index is not None:
@@ -77,7 +77,7 @@ def _carry_out_all(sweep: Sweep, runs: list[SweepRun], recipes: dict[int, dict],
             outcomes.append(Outcome(run, None, "not begun" if not steps_done(run) else f"at step {steps_done(run)}", stopped=True))
             continue
         try:
-            outcomes.append(carry_out(run, recipes[run.index], sweep.measure, start))
+            outcomes.append(carry_out(run, recipes[run.index], sweep.measure.at_point(run.point), start))
         except RunFailed as error:
             if not keep_going:
                 raise

@@ -90,7 +90,8 @@ class Measure:
     Args:
         figure: a column of the run's ``csv/metrics.csv`` such as val/loss; with ``evaluate`` a metric such as abs_rel.
         at: of a column: its value where it was logged last, or its lowest.
-        evaluate: options of ``mdpretrain evaluate`` (``image_size: [96, 128]`` for ``--image-size 96 128``); null reads the log.
+        evaluate: options of ``mdpretrain evaluate`` (``image_size: [96, 128]`` for ``--image-size 96 128``), with ``{x}`` for the
+            point's value; null reads the log.
         network: which kind the run trains, as evaluate calls them: teacher (prompted) or student.
         protocol, source: which row of ``metrics.json``.
     """
@@ -113,6 +114,10 @@ class Measure:
             raise ValueError(f"evaluate: unknown key {unknown[0]!r}; there are {', '.join(known)}")
         if missing := [name for name in ("shards", "image_size") if name not in self.evaluate]:
             raise ValueError(f"evaluate: {missing[0]} is missing")
+
+    def at_point(self, point: Point) -> Measure:
+        """With the value in place of ``{x}``."""
+        return dataclasses.replace(self, evaluate=filled(self.evaluate, point.x))
 
     def described(self) -> str:
         """For the axis."""
