@@ -39,6 +39,7 @@ class SourceDraws:
     disk: int
     bytes_per_sample: float
     draws: int
+    fraction: float | None = None
 
     @property
     def passes(self) -> float:
@@ -115,7 +116,7 @@ def _measure(source: MixtureSource, workers: int, quiet: bool) -> SourceDraws:
         kept = bytes_each[select(source, map(load_index, shards), joined)]
     if not kept.size:
         raise ValueError(f"{source.path}: its {len(shards)} shards hold no samples; build it again")
-    return SourceDraws(source.called, source.weight, bytes_each.size, kept.size, len(shards), disk, float(kept.mean()), 0)
+    return SourceDraws(source.called, source.weight, bytes_each.size, kept.size, len(shards), disk, float(kept.mean()), 0, source.fraction)
 
 
 def _sizes(folder: str, name: str, workers: int, quiet: bool) -> tuple[list[ShardPath], list[tuple[int, np.ndarray]]]:
@@ -174,6 +175,9 @@ def _notes(mix: MixPlan, rate: float | None) -> list[str]:
     notes = []
     if rate:
         notes.append(f"at {rate:,g} samples/s: {_duration(mix.positions / rate)}, reading {_size(rate * mix.bytes_per_sample)}/s")
+    for source in mix.sources:
+        if source.fraction is not None and source.fraction < 1:
+            notes.append(f"{source.name}: the {source.fraction:g} of its samples that their keys choose, the same in every run")
     for position, names in mix.leaves.items():
         notes.append(f"{', '.join(names)}: max_passes is used up at step {position // mix.run.batch_size // mix.run.accumulate:,}")
     if mix.end is not None and mix.end < mix.positions:

@@ -2,7 +2,7 @@
 
 Here and not beside the loader, so that ``data-shards mix`` and training read a row alike. What an option changes:
 
-* the order: path (its shards), weight, name, max_passes, licences, figures;
+* the order: path (its shards), weight, name, max_passes, fraction, licences, figures;
 * the sample: min_depth_m, max_depth_m, crop, loss_kind, sidecars;
 * when a run gives up: max_bad_fraction, max_bad_in_a_row.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ class MixtureSource:
         licences: only samples whose licence matches one of these glob patterns, e.g. ``[CC-BY-4.0, CC0-*]``.
         figures: only samples whose figure in the index lies in the range, bounds included, null for no bound, e.g.
             ``{depth_distribution: [0.2, null]}``. A sample whose figure is null (it has no value for it) is left out.
+        fraction: share of the samples that is kept, chosen by a hash of each sample's key: the same ones in every run, those of a smaller
+            fraction among those of a larger one. Their number is near ``fraction * N``, not equal to it.
         max_passes: how often each sample is shown at most; afterwards the other rows share this row's part by their weights.
         sidecars: folders of shards of the same names and keys whose members join the samples', e.g. pseudo-labels.
         max_bad_fraction: share of its draws that may be bad, instead of ``faults.max_fraction``.
@@ -57,6 +60,7 @@ class MixtureSource:
     licences: list[str] | None = None
     figures: dict[str, tuple[float | None, float | None]] | None = None
     max_passes: float | None = None
+    fraction: float | None = None
     sidecars: list[str] = dataclasses.field(default_factory=list)
     max_bad_fraction: float | None = None
     max_bad_in_a_row: int | None = None
@@ -75,6 +79,8 @@ class MixtureSource:
             raise ValueError(f"{where}: loss_kind {self.loss_kind!r} is no row of the loss table; there are {kinds}")
         if self.max_passes is not None and not 0 < self.max_passes < math.inf:
             raise ValueError(f"{where}: max_passes {self.max_passes} must be positive; leave it out for no limit")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"{where}: fraction {self.fraction} must lie in (0, 1]; leave it out for the whole source")
         for name, (least, most) in (self.figures or {}).items():
             if least is not None and most is not None and least > most:
                 raise ValueError(f"{where}: figures.{name} is [{least}, {most}]; the first bound must not be above the second")
@@ -93,7 +99,26 @@ class MixtureSource:
     @property
     def filters(self) -> bool:
         """Whether it may leave samples out."""
-        return self.licences is not None or bool(self.figures)
+        return self.licences is not None or bool(self.figures) or (self.fraction or 1.0) < 1
+
+
+def scaled(sources: Sequence[MixtureSource], fraction: float) -> list[MixtureSource]:
+    """Rows of which only this further share is kept (``data.fraction`` of a recipe); 1 leaves them as they are.
+
+    Raises:
+        ValueError: no share in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"data.fraction is {fraction}; it must lie in (0, 1], 1 for the whole mixture")
+    if fraction == 1:
+        return list(sources)
+    return [dataclasses.replace(source, fraction=fraction * (source.fraction or 1.0)) for source in sources]
+
+
+def place_of(key: str) -> float:
+    """A number in [0, 1) that depends on a sample's key alone, evenly spread: a row keeps the samples below its ``fraction``."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"fraction").digest()
+    return (int.from_bytes(digest, "little") >> 11) / (1 << 53)  # 53 bits: exact in a float
 
 
 def max_draws(max_passes: float | None, samples: int) -> int | None:
@@ -121,12 +146,15 @@ def select(source: MixtureSource, indexes: Iterable[ShardIndex], joined: Iterabl
     if not kept:
         raise ValueError(
             f"source {source.path}: none of its {first} samples passes licences {source.licences} and figures {source.figures}"
+            + ("" if source.fraction is None else f" and is in its fraction {source.fraction:g}")
         )
     return np.array(kept, dtype=np.int64)
 
 
 def _passes(source: MixtureSource, shard: str, entries: tuple[IndexEntry, ...]) -> bool:
     entry = entries[0]
+    if source.fraction is not None and place_of(entry.key) >= source.fraction:
+        return False
     if source.licences is not None:
         if entry.licence is None:
             raise ValueError(f"{source.path}/{shard}: its index does not hold licences; run `data-shards index --replace {source.path}`")

@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from data_shards.mixture import MixtureSource
+from data_shards.mixture import MixtureSource, scaled
 
 ENDLESS = -1  # Lightning's word for a run without a last step
-NUMBERS = ("weight", "min_depth_m", "max_depth_m", "max_passes", "max_bad_fraction")
+NUMBERS = ("weight", "min_depth_m", "max_depth_m", "max_passes", "fraction", "max_bad_fraction")
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,8 +67,11 @@ def read_run(recipes: Sequence[Path], changes: Sequence[str] = ()) -> Run:
         raise ValueError(f"{' + '.join(map(str, recipes))}: no mixture under data.train; stack a recipe of recipes/mixtures on it")
     if "batch_size" not in data:
         raise ValueError(f"{' + '.join(map(str, recipes))}: data.batch_size is missing; add it, or --set data.batch_size=N")
+    fraction = data.get("fraction", 1.0)
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        raise ValueError(f"data.fraction is {fraction!r}, expected a number")
     return Run(
-        tuple(_row(row, f"data.train[{number}]") for number, row in enumerate(rows)),
+        tuple(scaled([_row(row, f"data.train[{number}]") for number, row in enumerate(rows)], fraction)),
         _whole(data, "data.batch_size", 1),
         _whole(trainer, "trainer.max_steps", ENDLESS, ENDLESS),
         _whole(trainer, "trainer.max_epochs", ENDLESS, ENDLESS),

@@ -1,4 +1,4 @@
-"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | plan | bench | audit``.
+"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | plan | bench | audit | sweep``.
 
 ``fit`` and ``validate`` are LightningCLI with stacked, strict YAML recipes; the other verbs are plain functions of their
 rooms, imported when called. A user's mistake ends in one sentence on stderr and exit code 2; ``--debug`` (or
@@ -26,6 +26,7 @@ HELP = """usage: mdpretrain VERB [options]
   plan         what a run will take: memory, time, passes, the batch script
   bench        measure strategies on this machine and recommend one: mdpretrain bench strategy RECIPE
   audit        prove what a run was trained on: nothing lost, nothing repeated
+  sweep        a recipe at several values of an option, over seeds: the curve, its law and its band
 
 `mdpretrain VERB --help` lists a verb's options. --debug shows tracebacks of user errors.
 """
@@ -46,6 +47,7 @@ COMMANDS = {
     "plan": ("mdpretrain.planning.command", "plan_command"),
     "bench": ("mdpretrain.planning.bench_strategy", "bench_command"),
     "audit": ("mdpretrain.data.audit_command", "audit_command"),
+    "sweep": ("mdpretrain.sweeps.command", "sweep_command"),
 }
 
 

@@ -74,9 +74,8 @@ class PlannedRun:
         wanted = json.dumps([name, *(row.get(key) for key in SOURCE_KEYS)])
         if wanted not in self._sources:
             folder, *sidecars = leg.paths[name]
-            source = MixtureSource(
-                self.moved.get(name, folder), name=name, licences=row.get("licences"), figures=row.get("figures"), sidecars=sidecars
-            )
+            filters: dict[str, Any] = {key: row.get(key) for key in ("licences", "figures", "fraction")}
+            source = MixtureSource(self.moved.get(name, folder), name=name, sidecars=sidecars, **filters)
             try:
                 reader = SourceReader(source, thorough=False)
             except ValueError as error:

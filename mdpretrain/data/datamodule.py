@@ -13,7 +13,7 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 import torch
 from lightning.pytorch import LightningDataModule
 
-from data_shards.mixture import MixtureSource
+from data_shards.mixture import MixtureSource, scaled
 from data_shards.storage.options import StorageOptions
 from data_shards.storage.storage import Storage
 from mdpretrain.data.evaluation_stream import EvaluationLoader, evaluation_loader
@@ -49,6 +49,7 @@ class ShardDataModule(LightningDataModule):
         batch_size: the *global* batch of one step, over all processes (times accumulate_grad_batches for one update).
         num_workers: worker processes of each process.
         seed: of order, augmentation and prompts.
+        fraction: share of every row's samples that is trained on, chosen by their keys, times the row's own ``fraction``.
         augmentation: random view and colour; null trains on the centred view.
         prompt: sparse prompts drawn from metric labels, in training and validation; null for none.
         val_batch_size: images per validation batch and process; by default this process's share of ``batch_size``.
@@ -71,6 +72,7 @@ class ShardDataModule(LightningDataModule):
         batch_size: int,
         num_workers: int = 0,
         seed: int = 0,
+        fraction: float = 1.0,
         augmentation: Augmentation | None = DEFAULT_AUGMENTATION,
         prompt: PromptOptions | None = None,
         val_batch_size: int | None = None,
@@ -84,7 +86,7 @@ class ShardDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # validation may have fewer samples than processes
-        self.train_sources = list(train)
+        self.train_sources = scaled(train, fraction)
         self.val_folders = list(val)
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.batch_size = batch_size

@@ -64,6 +64,8 @@ class SourceReader:
         if self._kept is not None:
             record["licences"] = source.licences
             record["figures"] = {name: list(bounds) for name, bounds in (source.figures or {}).items()}
+            if source.fraction is not None and source.fraction < 1:
+                record["fraction"] = float(source.fraction)
             record["selected"] = hashlib.sha256(self._kept.astype("<i8").tobytes()).hexdigest()[:16]
         return record
 

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data_shards.mixture import MixtureSource
+from data_shards.mixture import MixtureSource, scaled
 from mdpretrain.data.mixture import check_names
 from mdpretrain.training_cli import RecipeParser
 
@@ -67,7 +67,7 @@ def read_recipe(recipes: Sequence[str], settings: Sequence[str] = ()) -> Planned
 
 def _reduced(config: dict[str, Any], recipes: tuple[str, ...], settings: tuple[str, ...]) -> PlannedRun:
     trainer, data, arguments = config["trainer"], config["data"], config["model"]["init_args"]
-    sources = tuple(MixtureSource(**row) for row in data["train"])
+    sources = tuple(scaled([MixtureSource(**row) for row in data["train"]], data["fraction"]))
     if sources:
         check_names([source.called for source in sources])
     strategy = trainer["strategy"]

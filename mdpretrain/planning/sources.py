@@ -80,7 +80,8 @@ def plan_sources(sources: Sequence[MixtureSource], told: Mapping[str, int], tota
 def _known(source: MixtureSource, told: Mapping[str, int]) -> tuple[int | None, str, float | None, int | None]:
     """(samples, where that is from, bytes a sample, bytes on disk)"""
     if source.called in told:
-        return told[source.called], "told", None, None
+        share = source.fraction or 1.0  # what is told is the folder's size
+        return max(1, round(share * told[source.called])), "told" if share == 1 else f"told, {share:g} of them", None, None
     path = shard_path(source.path)
     if isinstance(path, RemotePath):
         return None, "remote, not asked: --source-samples", None, None  # a plan needs no network

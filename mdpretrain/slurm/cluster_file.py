@@ -167,8 +167,12 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     is_time = kind is str and where.rpartition(" ")[2] == "time"
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool) and not is_time:
         return str(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    expected = {str: "a text", int: "a whole number", bool: "true or false"}.get(kind, "a list" if origin is list else "keys and values")
+    expected = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(
+        kind, "a list" if origin is list else "keys and values"
+    )
     hint = "; write it in quotes, YAML takes 1:30:00 for a number" if is_time else ""
     raise ValueError(f"{where} is {value!r}; it must be {expected}{hint}")
