@@ -97,8 +97,8 @@ def cut_view(image_size: tuple[int, int], out_size: tuple[int, int], cut: Cut) -
     if width > image_size[0] or height > image_size[1]:
         scaled = "" if cut.rows is None else f", scaled to {cut.rows} rows,"
         raise ValueError(
-            f"an image of {image_size[0]} x {image_size[1]} pixels{scaled} is smaller than the protocol's cut of {out_size[1]} x {out_size[0]}; "
-            "choose another protocol, or give --image-size to evaluate at a size of your own"
+            f"an image of {image_size[0]} x {image_size[1]} pixels{scaled} is smaller than the protocol's cut of "
+            f"{out_size[1]} x {out_size[0]}; choose another protocol, or give --image-size to evaluate at a size of your own"
         )
     top = image_size[1] - height if cut.vertical == "bottom" else (image_size[1] - height) // 2
     return _on_decoding_grid(View((image_size[0] - width) // 2, top, width, height, *out_size))

@@ -3,7 +3,7 @@
 A pair of 4-neighbours holds an occluding contour at threshold t if one's inverse depth is more than t times the other's; the four
 directions (nearer pixel left, right, above, below) are kept apart. Precision and recall are shares of predicted and of true contours that
 the other map has at the same place, each averaged over the directions; F1 is their harmonic mean, and the figure the mean of F1 over ten
-thresholds from 1.05 to 1.25, weighted in proportion to the threshold. No tolerance in pixels, no thinning. Invariant to scale, not to shift.
+thresholds from 1.05 to 1.25, weighted in proportion to the threshold. No tolerance in pixels, no thinning. Invariant to scale alone.
 
 Beyond the reference, which takes maps without holes: pairs with a pixel that does not count are left out.
 """

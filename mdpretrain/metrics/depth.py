@@ -78,10 +78,11 @@ class PixelMoments:
         """Vectors of ``to_row``, stacked along any leading axes, as moments whose fields are arrays of those axes."""
         columns = np.moveaxis(rows, -1, 0)
         means = dict(zip(MEANS, columns[1:], strict=False))
-        at = 1 + len(MEANS)
-        return PixelMoments(count=columns[0], **means, log_mean=columns[at], log_variance=columns[at + 1], within=tuple(columns[at + 2 :]))
+        log_mean, log_variance, *within = columns[LOG_MEAN:]
+        return PixelMoments(count=columns[0], **means, log_mean=log_mean, log_variance=log_variance, within=tuple(within))
 
 
+LOG_MEAN, LOG_VARIANCE = 1 + len(MEANS), 2 + len(MEANS)  # their places in a row; the count is first
 MOMENTS = 3 + len(MEANS) + len(THRESHOLDS)  # length of a row
 
 
@@ -151,7 +152,11 @@ _RECORDS = (
     MetricRecord("rmse", "RMSE", "lower", "√ mean (p − t)², in metres", lambda m: np.sqrt(m.squared)),
     MetricRecord("imae", "iMAE", "lower", "mean |1/p − 1/t|, in 1/m (KITTI prints 1/km: 1000 times as much)", lambda m: m.inverse_absolute),
     MetricRecord(
-        "irmse", "iRMSE", "lower", "√ mean (1/p − 1/t)², in 1/m (KITTI prints 1/km: 1000 times as much)", lambda m: np.sqrt(m.inverse_squared)
+        "irmse",
+        "iRMSE",
+        "lower",
+        "√ mean (1/p − 1/t)², in 1/m (KITTI prints 1/km: 1000 times as much)",
+        lambda m: np.sqrt(m.inverse_squared),
     ),
     MetricRecord("rmse_log", "RMSElog", "lower", "√ mean g², g = ln p − ln t", lambda m: np.sqrt(m.log_variance + m.log_mean**2)),
     MetricRecord("log10", "log10", "lower", "mean |log₁₀ p − log₁₀ t|", lambda m: m.log_absolute / LN10),

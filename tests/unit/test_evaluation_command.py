@@ -12,7 +12,8 @@ from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, plane_depth, pn
 from torch import nn
 
 from mdpretrain.evaluation import assembly, command
-from mdpretrain.evaluation.assembly import Agreement, predictor_model
+from mdpretrain.evaluation.assembly import Agreement
+from mdpretrain.evaluation.models import predictor_model
 from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthPrediction, DepthSpace

@@ -92,7 +92,8 @@ def test_table_marks_the_best_of_each_group_and_shows_the_numbers():
     html = tables.overall_table(rows, "metric_default")
     lines = {re.sub(r"<[^>]*>", "", line.split("</td>")[0]).split()[0]: line for line in html.split("<tr>")[2:]}
     teacher = tables.find_row(rows, "teacher", "metric_default")
-    assert f'<td class="best">{teacher["abs_rel"]:.4f}</td>' in html
+    interval = tables.format_interval("abs_rel", teacher["interval_95"]["abs_rel"])
+    assert f'<td class="best">{teacher["abs_rel"]:.4f}<br><small>{interval}</small></td>' in html
     assert lines["nearest"].count('class="best"') < lines["teacher"].count('class="best"')
     assert 'class="best"' in lines["student"] + lines["median_depth"]
     per_source = tables.source_table(rows, "metric_default", "abs_rel")
