@@ -11,13 +11,16 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from mdpretrain.prompts.dense_sensors import LowResolution, SparseAnchors
+from mdpretrain.prompts.keypoints import SfmKeypoints
 from mdpretrain.prompts.lidar import SolidStateLidar, SpinningLidar
+from mdpretrain.prompts.noise import PromptNoise
 from mdpretrain.prompts.patterns import HoleRegions, PerturbedGrid, RangeCrop
+from mdpretrain.prompts.radar import Radar
 from mdpretrain.prompts.sampling import PromptSampler
 from mdpretrain.prompts.scene import PromptScene, SparseMaps
+from mdpretrain.prompts.time_of_flight import TimeOfFlight
 from mdpretrain.structures import PROMPT_KINDS
-
-SETTINGS = tuple(name for name in PROMPT_KINDS if name != "uniform")  # kinds with settings of their own
 
 
 @runtime_checkable
@@ -56,7 +59,8 @@ class PromptOptions:
         count: number of points, log-uniform in [low, high]; also of the grid, the solid-state lidar and SfM, unless they say otherwise.
         interpolate: also interpolate 1/depth over the image (Delaunay-linear) in the worker.
         weights: how often each kind of ``PROMPT_KINDS`` is drawn, relative to the others; by default uniform points alone.
-        grid, lidar, solid_state_lidar, hole, range: settings of each kind.
+        grid, lidar, solid_state_lidar, radar, sfm, time_of_flight, low_resolution, hole, range, anchors: settings of each kind.
+        noise: errors added to every prompt, whatever its kind; null for none.
 
     Raises:
         ValueError: an impossible count, an unknown kind, weights that are negative or all zero.
@@ -68,8 +72,14 @@ class PromptOptions:
     grid: PerturbedGrid = dataclasses.field(default_factory=PerturbedGrid)
     lidar: SpinningLidar = dataclasses.field(default_factory=SpinningLidar)
     solid_state_lidar: SolidStateLidar = dataclasses.field(default_factory=SolidStateLidar)
+    radar: Radar = dataclasses.field(default_factory=Radar)
+    sfm: SfmKeypoints = dataclasses.field(default_factory=SfmKeypoints)
+    time_of_flight: TimeOfFlight = dataclasses.field(default_factory=TimeOfFlight)
+    low_resolution: LowResolution = dataclasses.field(default_factory=LowResolution)
     hole: HoleRegions = dataclasses.field(default_factory=HoleRegions)
     range: RangeCrop = dataclasses.field(default_factory=RangeCrop)
+    anchors: SparseAnchors = dataclasses.field(default_factory=SparseAnchors)
+    noise: PromptNoise | None = None
 
     def __post_init__(self) -> None:
         PromptSampler(self.count)  # refuses an impossible range where the recipe is read, not in a worker
@@ -90,6 +100,7 @@ class PromptDrawer:
         self.kinds = tuple(weights)
         self.bounds = np.cumsum(list(weights.values())) / sum(weights.values())
         self.sources = [_source(options, name) for name in self.kinds]
+        self.noise = options.noise
 
     def __call__(self, scene: PromptScene, rng: np.random.Generator) -> DrawnPrompt:
         """One prompt of the scene: the same generator state gives the same prompt."""
@@ -97,6 +108,8 @@ class PromptDrawer:
         if len(self.kinds) > 1:
             choice = min(int(np.searchsorted(self.bounds, rng.random(), side="right")), len(self.kinds) - 1)
         depth_m, mask = self.sources[choice].draw(scene, rng)
+        if self.noise is not None:
+            depth_m, mask = self.noise(scene, depth_m, mask, rng)
         return DrawnPrompt(depth_m, mask, PROMPT_KINDS.index(self.kinds[choice]))
 
 
