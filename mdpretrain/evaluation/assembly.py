@@ -86,6 +86,10 @@ class EvaluationRequest:
             if self.prompt is not None:
                 raise ValueError("--prompt-protocol brings its own prompts; leave --prompt-count and --prompt out")
             return [prompt_pass(name, frames, size_given, self.count_prompt_pixels) for name in self.prompt_protocols]
+        if self.prior is not None and self.prompt is None:
+            raise ValueError(
+                "--prior is aligned to a prompt, and none are drawn; give --prompt-count LOW HIGH, --prompt or --prompt-protocol"
+            )
         if not size_given:
             raise ValueError("at what size? give --image-size HEIGHT WIDTH, or --long-side PIXELS for whole images")
         return [plain_pass(frames, self.prompt, self.protocols)]
@@ -140,13 +144,16 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     resampling = Resampling(request.resamples, request.seed)
     agreement = Agreement(passes[0].protocols[0])
     records: list[ProtocolRecord] = []
+    medians: dict[tuple[int, int] | None, dict[str, Model]] = {}
     samples = []
     for number, one in enumerate(passes):
         collector = SampleCollector(-(-request.samples_shown // len(passes)), prior, one.title)
         loader = first_loader if number == 0 else one.loader()
         observers = [collector, agreement] if number == 0 else [collector]
-        with_medians = {**models, **_medians(request, one, facts)}
-        records += run_models(with_medians, loader, one.protocols, request.device, _all_of(observers), request.progress)
+        size = one.frames.image_size
+        if size not in medians:
+            medians[size] = _medians(request, one, facts)
+        records += run_models({**models, **medians[size]}, loader, one.protocols, request.device, _all_of(observers), request.progress)
         samples += collector.chosen()
         if bad := sum(loader.faults.bad.values()):
             facts.append(

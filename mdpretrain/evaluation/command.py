@@ -134,10 +134,13 @@ def chosen_prompt(count: list[int] | None, recipe: pathlib.Path | None) -> Promp
 
 
 def trained_patterns(teacher: pathlib.Path | None) -> list[str] | None:
-    """The kinds of prompt of a run folder's ``config.yaml``; None where that is not to be had (a lone checkpoint)."""
+    """The kinds of prompt of a run folder's ``config.yaml``; None where that is not to be had (a lone checkpoint, a strange recipe)."""
     if teacher is None or not (teacher / "config.yaml").is_file():
         return None
-    weights = read_prompt_options(teacher / "config.yaml").weights
+    try:
+        weights = read_prompt_options(teacher / "config.yaml").weights
+    except ValueError:  # it only marks a picture: an evaluation does not end for it
+        return None
     return ["uniform"] if weights is None else [name for name, weight in weights.items() if weight > 0]
 
 

@@ -8,10 +8,12 @@ MetricAnything's Table 1, PromptDA for phones (spec sections 1.7, 2 and 6).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from mdpretrain.data.crops import Cut
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.protocols import Protocol, find_protocol
+from mdpretrain.prompts.dense_sensors import LowResolution
 from mdpretrain.prompts.lidar import Beam, SpinningLidar
 
 NYU_SIZE, NYU_CUT = (228, 304), Cut(rows=240)
@@ -55,7 +57,12 @@ def lidar(lines: int, density: float, coverage: float = 1.0) -> PromptOptions:
         density=(density, density),
         beam=EXACT_BEAM,
     )
-    return PromptOptions((1, 1), interpolate=True, weights={"lidar": 1.0}, lidar=sensor)
+    return _of_kind("lidar", lidar=sensor)
+
+
+def _of_kind(kind: str, **settings: Any) -> PromptOptions:
+    """Prompts of one kind, which has a number of points of its own."""
+    return PromptOptions((1, 1), interpolate=True, weights={kind: 1.0}, **settings)
 
 
 def _nyu(count: int) -> PromptProtocol:
@@ -65,7 +72,19 @@ def _nyu(count: int) -> PromptProtocol:
 
 def _kitti(lines: int) -> PromptProtocol:
     note = f"KITTI, {lines} simulated lines over the view, one pulse in two columns; bottom 352 x 1216 at full size."
-    return PromptProtocol(f"kitti_{lines}_lines", lidar(lines, 0.5), note, "completion", KITTI_SIZE, KITTI_CUT)
+    prompt = lidar(lines, 0.5, (lines - 1) / lines)  # the outermost lines half a spacing inside the view, where they are seen
+    return PromptProtocol(f"kitti_{lines}_lines", prompt, note, "completion", KITTI_SIZE, KITTI_CUT)
+
+
+def _super_resolution(factor: int) -> PromptProtocol:
+    prompt = _of_kind("low_resolution", low_resolution=LowResolution(resolutions=(f"x{factor}",), estimator="nearest"))
+    note = f"Super-resolution by {factor}: one exact point in a block of {factor} x {factor}, the pixel nearest to its middle."
+    return PromptProtocol(f"table1_x{factor}", prompt, f"MetricAnything Table 1, {factor}x. {note}")
+
+
+def _phone(name: str, prompt: PromptOptions, note: str) -> PromptProtocol:
+    note = f"{note} Every pixel counts: the map is no copy of the truth. PromptDA's 756 x 1008."
+    return PromptProtocol(f"arkit_{name}", prompt, note, image_size=(756, 1008), exclude_prompt_pixels=False)
 
 
 _BUILT_IN = (
@@ -73,8 +92,16 @@ _BUILT_IN = (
     *(_kitti(lines) for lines in (64, 16, 8)),
     # Prior Depth Anything's lidar has pitch +-0.5 rad at f = H, 1.08 of the view, and 200 pulses over yaw +-pi / 2.1, of which a 4:3 view
     # holds 80
+    _super_resolution(8),
+    _super_resolution(16),
     PromptProtocol("table1_lidar", lidar(8, 0.125, 1.08), "MetricAnything Table 1, LiDAR: 8 lines (their number is not published)."),
     PromptProtocol("table1_extreme", points(100), "MetricAnything Table 1, Extreme: 100 random points (their number is not published)."),
+    _phone(
+        "low_resolution",
+        _of_kind("low_resolution", low_resolution=LowResolution(resolutions=("192x256",), estimator="median", spread=True)),
+        "A phone's 192 x 256 map: the median of each block.",
+    ),
+    _phone("anchors", _of_kind("anchors"), "PromptDA's simulated phone lidar: anchors on 192 x 256, filled by similarity of colour."),
 )
 PROMPT_PROTOCOLS: dict[str, PromptProtocol] = {protocol.name: protocol for protocol in _BUILT_IN}
 

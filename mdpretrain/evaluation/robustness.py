@@ -17,6 +17,7 @@ from mdpretrain.evaluation.measurements import table_rows
 from mdpretrain.evaluation.passes import Pass
 from mdpretrain.evaluation.runner import Model, run_models
 from mdpretrain.evaluation.uncertainty import Resampling
+from mdpretrain.prompts.noise import PromptNoise
 from mdpretrain.structures import PROMPT_KINDS
 
 COUNTS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 40000)
@@ -61,7 +62,7 @@ def outliers(prompt: PromptOptions, _: int) -> list[Setting]:
 
 
 def _noisy(prompt: PromptOptions, **errors: tuple[float, float]) -> PromptOptions:
-    return dataclasses.replace(prompt, noise=dataclasses.replace(prompt.noise, probability=1.0, **errors))
+    return dataclasses.replace(prompt, noise=dataclasses.replace(prompt.noise or PromptNoise(), probability=1.0, **errors))
 
 
 def patterns(prompt: PromptOptions, _: int) -> list[Setting]:

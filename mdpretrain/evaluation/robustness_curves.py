@@ -39,7 +39,8 @@ def figure(points: Sequence[Point], kind: Literal["svg", "png"], metric: str = "
         _finish(panel, chosen, metric)
     for panel in panels[len(axes_names) :]:
         panel.axis("off")
-    panels[0].legend(fontsize=8, frameon=False)
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(fontsize=8, frameon=False)
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "robustness"}):
         picture.savefig(buffer, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else {"Software": None})
