@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -70,6 +71,37 @@ def covering_view(image_size: tuple[int, int], out_size: tuple[int, int]) -> Vie
     """The largest centred box of the output's aspect: resize to cover, crop the rest. Sizes: (width, height), (height, width)."""
     width, height = largest_box(image_size, out_size[1] / out_size[0])
     return _on_decoding_grid(View((image_size[0] - width) // 2, (image_size[1] - height) // 2, width, height, *out_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How a benchmark cuts its images: scaled as a whole to ``rows`` rows (None: not scaled), then a box of the output's size cut out.
+
+    The box is centred; with ``vertical`` "bottom" it ends with the image's last row.
+    """
+
+    rows: int | None = None
+    vertical: Literal["centre", "bottom"] = "centre"
+
+
+def cut_view(image_size: tuple[int, int], out_size: tuple[int, int], cut: Cut) -> View:
+    """The box that a benchmark looks at. Sizes: (width, height), (height, width).
+
+    The box is in whole colour pixels, so that a scale that is no whole number is kept to half a pixel at the border (the camera is exact).
+
+    Raises:
+        ValueError: the scaled image is smaller than the output.
+    """
+    scale = 1.0 if cut.rows is None else image_size[1] / cut.rows
+    width, height = round(out_size[1] * scale), round(out_size[0] * scale)
+    if width > image_size[0] or height > image_size[1]:
+        scaled = "" if cut.rows is None else f", scaled to {cut.rows} rows,"
+        raise ValueError(
+            f"an image of {image_size[0]} x {image_size[1]} pixels{scaled} is smaller than the protocol's cut of "
+            f"{out_size[1]} x {out_size[0]}; choose another protocol, or give --image-size to evaluate at a size of your own"
+        )
+    top = image_size[1] - height if cut.vertical == "bottom" else (image_size[1] - height) // 2
+    return _on_decoding_grid(View((image_size[0] - width) // 2, top, width, height, *out_size))
 
 
 def whole_view(image_size: tuple[int, int], long_side: int, multiple: int) -> View:

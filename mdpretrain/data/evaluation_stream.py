@@ -22,6 +22,7 @@ from data_shards.storage.address import ShardPath, is_remote
 from data_shards.storage.storage import Storage, default_storage
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
+from mdpretrain.data.crops import Cut
 from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog, unreachable
 from mdpretrain.data.fetch_ahead import FetchAhead
 from mdpretrain.data.patience import next_in_time
@@ -49,6 +50,7 @@ def evaluation_loader(
     pin_memory: bool = False,
     in_step: bool = False,
     storage: Storage | None = None,
+    cut: Cut | None = None,
 ) -> EvaluationLoader:
     """Every sample of ``folders`` once.
 
@@ -68,6 +70,7 @@ def evaluation_loader(
         pin_memory: for a GPU.
         in_step: every process yields the same number of batches, fillers included; needs ``image_size``.
         storage: what remote folders are read with; the default options unless given.
+        cut: how a benchmark cuts its images to ``image_size``; None for the largest centred box.
 
     Raises:
         ValueError: a folder or shard is missing or damaged, nothing matches ``include``, or batch_size > 1 with image_size None.
@@ -79,7 +82,7 @@ def evaluation_loader(
     items = _list_items(opened, include)
     if not items:
         raise ValueError(f"no sample in {', '.join(map(str, folders)) or 'an empty list of folders'} matches {list(include or ['*'])}")
-    pipeline = SamplePipeline(image_size, None, prompt, seed, long_side, multiple)
+    pipeline = SamplePipeline(image_size, None, prompt, seed, long_side, multiple, cut)
     own = list(enumerate(items))[rank::world_size]
     largest_share = -(-len(items) // world_size)
     number = -(-largest_share // batch_size)

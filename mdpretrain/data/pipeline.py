@@ -9,7 +9,7 @@ import numpy as np
 from data_shards.schema import LABEL_KINDS, Camera, DepthType, LabelKind, Sample
 from mdpretrain.data.colour import ColourJitter, to_unit_float
 from mdpretrain.data.compiled import COMPILED, split_sky
-from mdpretrain.data.crops import View, covering_view, random_view, whole_view
+from mdpretrain.data.crops import Cut, View, covering_view, cut_view, random_view, whole_view
 from mdpretrain.data.order import hash_key
 from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest
 from mdpretrain.prompts.interpolation import linear_inverse_depth
@@ -102,6 +102,7 @@ class SamplePipeline:
         prompt: sparse prompts, None for none.
         seed: the run's seed.
         long_side, multiple: with ``image_size`` None, the long side in pixels and what both sides are multiples of.
+        cut: without augmentation, how a benchmark cuts its images; None for the largest centred box.
 
     Raises:
         ValueError: a negative seed.
@@ -115,10 +116,12 @@ class SamplePipeline:
         seed: int,
         long_side: int = 518,
         multiple: int = 14,
+        cut: Cut | None = None,
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed {seed} must not be negative")
         self.image_size = image_size
+        self.cut = cut
         self.augmentation = augmentation
         self.prompt = prompt
         self.seed = seed
@@ -181,7 +184,7 @@ class SamplePipeline:
             seen = sample_depth(depth, view, size)
             if np.isfinite(seen).any():
                 return view, seen
-        view = covering_view(size, self.image_size)
+        view = covering_view(size, self.image_size) if self.cut is None else cut_view(size, self.image_size, self.cut)
         return view, sample_depth(depth, view, size)
 
     def _z_depth(self, sample: Sample, depth: np.ndarray, options: RowOptions) -> np.ndarray:

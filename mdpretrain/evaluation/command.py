@@ -8,9 +8,13 @@ import pathlib
 import torch
 
 from data_shards.cli_verb import path_or_address
+from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
+from mdpretrain.evaluation.passes import read_prompt_options
 from mdpretrain.evaluation.prediction_files import write_prediction
+from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS
 from mdpretrain.evaluation.protocols import PROTOCOLS
+from mdpretrain.evaluation.robustness import AXES
 from mdpretrain.evaluation.single_image import (
     network_size,
     photograph_batch,
@@ -30,8 +34,19 @@ def evaluate_command(argv: list[str]) -> int:
     parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
     parser.add_argument("--shards", type=path_or_address, nargs="+", required=True, help="shard folders to evaluate on, local or addresses")
     parser.add_argument("--output", type=path, required=True, help="folder for index.html and metrics.json")
-    parser.add_argument("--image-size", type=int, nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="centre crop of every image")
+    parser.add_argument("--long-side", type=int, metavar="PIXELS", help="whole images instead, each of its own aspect, one a batch")
+    parser.add_argument("--multiple", type=int, default=14, help="with --long-side: both sides become multiples of this (default 14)")
     parser.add_argument("--prompt-count", type=int, nargs=2, metavar=("LOW", "HIGH"), help="points per prompt, log-uniform")
+    parser.add_argument("--prompt", type=path, metavar="RECIPE", help="draw prompts as the data.prompt of this recipe or config.yaml says")
+    protocols = f"{', '.join(PROMPT_PROTOCOLS)}; NAME@PIXELS measures under another pixel protocol"
+    parser.add_argument("--prompt-protocol", nargs="+", default=[], metavar="NAME", help=protocols)
+    parser.add_argument("--count-prompt-pixels", action="store_true", help="with --prompt-protocol: as published tables do")
+    parser.add_argument("--prior", metavar="CHECKPOINT|FOLDER|stored", help="what gmdr and pdsa align; the teacher's own when left out")
+    axes = f"curves over prompts, comma-separated: {', '.join(AXES)}"
+    parser.add_argument("--robustness", type=lambda text: text.split(","), default=[], metavar="AXES", help=axes)
+    parser.add_argument("--seen-patterns", nargs="+", help="kinds of prompt the teacher was trained on (else from its run's config.yaml)")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images; 0 for no intervals")
     parser.add_argument("--training-shards", type=path_or_address, nargs="+", default=[], help="for the median-depth baseline")
     parser.add_argument("--protocol", nargs="+", default=["metric_default"], help=f"{', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
     parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
@@ -47,12 +62,20 @@ def evaluate_command(argv: list[str]) -> int:
     request = EvaluationRequest(
         shards=options.shards,
         output=options.output,
-        image_size=tuple(options.image_size),
+        image_size=None if options.image_size is None else tuple(options.image_size),
+        long_side=options.long_side,
+        multiple=options.multiple,
         teacher=options.teacher,
         student=options.student,
+        prior=options.prior,
         training_shards=options.training_shards,
-        prompt_count=None if options.prompt_count is None else tuple(options.prompt_count),
+        prompt=chosen_prompt(options.prompt_count, options.prompt),
+        prompt_protocols=options.prompt_protocol,
+        count_prompt_pixels=options.count_prompt_pixels,
         protocols=options.protocol,
+        robustness=options.robustness,
+        seen_patterns=options.seen_patterns or trained_patterns(options.teacher),
+        resamples=options.resamples,
         runs=parse_runs(options.run),
         include=options.include,
         batch_size=options.batch_size,
@@ -95,6 +118,30 @@ def predict_command(argv: list[str]) -> int:
     for line in [*(f"wrote {file}" for file in written.files), *written.notes]:
         print(line)
     return 0
+
+
+def chosen_prompt(count: list[int] | None, recipe: pathlib.Path | None) -> PromptOptions | None:
+    """``--prompt-count`` or ``--prompt``.
+
+    Raises:
+        ValueError: both, an impossible count, or what ``read_prompt_options`` refuses.
+    """
+    if count is not None and recipe is not None:
+        raise ValueError("--prompt-count and --prompt both describe the prompts; give one of them")
+    if recipe is not None:
+        return read_prompt_options(recipe)
+    return None if count is None else PromptOptions((count[0], count[1]), interpolate=True)
+
+
+def trained_patterns(teacher: pathlib.Path | None) -> list[str] | None:
+    """The kinds of prompt of a run folder's ``config.yaml``; None where that is not to be had (a lone checkpoint, a strange recipe)."""
+    if teacher is None or not (teacher / "config.yaml").is_file():
+        return None
+    try:
+        weights = read_prompt_options(teacher / "config.yaml").weights
+    except ValueError:  # it only marks a picture: an evaluation does not end for it
+        return None
+    return ["uniform"] if weights is None else [name for name, weight in weights.items() if weight > 0]
 
 
 def choose_device(name: str) -> str:

@@ -27,6 +27,7 @@ class ShownSample:
     prompt_depth_m: np.ndarray | None = None
     prompt_mask: np.ndarray | None = None
     prior: np.ndarray | None = None  # inverse depth up to scale and shift
+    note: str = ""  # what was done with it, where that differs between samples
 
 
 class SampleCollector:
@@ -37,11 +38,13 @@ class SampleCollector:
     Args:
         count: how many samples ``chosen`` will give in all.
         prior: batch -> inverse depth [B, 1, H, W], asked only for batches of which a sample is kept.
+        note: of every sample shown.
     """
 
-    def __init__(self, count: int, prior: Callable[[DepthBatch], Tensor] | None = None) -> None:
+    def __init__(self, count: int, prior: Callable[[DepthBatch], Tensor] | None = None, note: str = "") -> None:
         self.count = count
         self.prior = prior
+        self.note = note
         self._kept: dict[str, list[tuple[str, ShownSample]]] = {}
 
     def __call__(self, batch: DepthBatch, predictions_m: dict[str, Tensor]) -> None:
@@ -54,7 +57,8 @@ class SampleCollector:
         prior = None if self.prior is None else self.prior(batch)
         for index in wanted:
             kept = self._kept.setdefault(batch.source[index], [])
-            kept.append((_rank(batch.key[index]), _shown(batch, index, truth, predictions_m, prior)))
+            shown = dataclasses.replace(_shown(batch, index, truth, predictions_m, prior), note=self.note)
+            kept.append((_rank(batch.key[index]), shown))
             kept.sort(key=lambda pair: pair[0])
             del kept[self.count :]
 

@@ -48,7 +48,8 @@ def panel_html(sample: ShownSample) -> str:
         rest.append(_cell(name, picture_uri(scale.colour(depth))))
         rest.append(_cell(f"{name}: error, AbsRel {_abs_rel(sample, depth)}", picture_uri(error)))
     height, width = sample.image.shape[:2]
-    title = f"<h3>{escape(sample.key)} <small>{escape(sample.source)}, {width} × {height}</small></h3>"
+    note = f", {escape(sample.note)}" if sample.note else ""
+    title = f"<h3>{escape(sample.key)} <small>{escape(sample.source)}, {width} × {height}{note}</small></h3>"
     bars = depth_bar(scale) + error_bar()
     return f'<section class="sample">{title}<div class="bars">{bars}</div><div class="cells">{"".join(first + rest)}</div></section>'
 

@@ -25,7 +25,8 @@ CROPS: dict[str, tuple[float, float, float, float]] = {
 class Protocol:
     """Ground truth counts where min_depth_m < t < max_depth_m, inside ``crop``; aligned predictions are clamped to that range.
 
-    ``aggregation``: "image" averages per-image metrics (the usual way), "pixel" pools all pixels of a source.
+    ``aggregation``: "image" averages per-image metrics (the usual way), "pixel" pools all pixels of a source. ``exclude_prompt_pixels``:
+    pixels that carry a prompt point do not count (see ``runner.excluded_pixels``).
     """
 
     name: str
@@ -35,6 +36,7 @@ class Protocol:
     crop: Literal["garg", "eigen", "nyu"] | None = None
     aggregation: Literal["image", "pixel"] = "image"
     note: str = ""
+    exclude_prompt_pixels: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.min_depth_m < self.max_depth_m:
@@ -61,7 +63,8 @@ class Protocol:
         far = "no upper bound" if math.isinf(self.max_depth_m) else f"{self.max_depth_m:g} m"
         crop = f", {self.crop} crop" if self.crop else ""
         unit = "per image, then averaged" if self.aggregation == "image" else "over all pixels pooled"
-        return f"depth {self.min_depth_m:g} m to {far}{crop}; alignment: {self.alignment.value}; metrics {unit}. {self.note}".strip()
+        rest = "; prompt pixels do not count" if self.exclude_prompt_pixels else ""
+        return f"depth {self.min_depth_m:g} m to {far}{crop}{rest}; alignment: {self.alignment.value}; metrics {unit}. {self.note}".strip()
 
 
 _BUILT_IN = (
@@ -70,6 +73,7 @@ _BUILT_IN = (
     Protocol("scale_default", 1e-3, 80.0, Alignment.SCALE, note="The range of metric_default after median scaling."),
     Protocol("affine_depth", 1e-3, 80.0, Alignment.SCALE_AND_SHIFT, note="Least squares in depth."),
     Protocol("affine_disparity", 1e-3, 80.0, Alignment.DISPARITY, note="Least squares in inverse depth, floor 0.001 / m."),
+    Protocol("completion", 1e-4, math.inf, note="Depth completion: every measured pixel beyond 0.1 mm (OMNI-DC)."),
     Protocol("nyu", 1e-3, 10.0, crop="nyu", note="NYUv2, rows 45:471 and columns 41:601 of 480 x 640."),
     Protocol("kitti_eigen", 1e-5, 80.0, crop="eigen", note="KITTI, Eigen crop of the 352 x 1216 image (Lotus)."),
     Protocol("kitti_garg", 1e-5, 80.0, crop="garg", note="KITTI, Garg crop of the 352 x 1216 image (UniDepth)."),

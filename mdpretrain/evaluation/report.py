@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from data_shards.atomic import write_atomically
-from mdpretrain.evaluation import curves, pictures, tables
+from mdpretrain.evaluation import curves, pictures, robustness_curves, tables
 from mdpretrain.evaluation.panels import ShownSample
 from mdpretrain.evaluation.protocols import Protocol
 from mdpretrain.evaluation.sheet import sheet_png
@@ -24,7 +24,9 @@ CLOUDS_SHOWN = 2
 class ReportContent:
     """What a report is made of. ``facts``: what was run, as (name, text) pairs; ``runs``: title -> folder with a CSV log.
 
-    ``agreement``: metrics of the student against the teacher's depth, if both ran.
+    ``agreement``: metrics of the student against the teacher's depth, if both ran. ``kind_rows``: the rows by kind of prompt;
+    ``comparisons``: paired differences (both of ``measurements``). ``claims``: the protocols whose figures decide the sentences above the
+    tables; the first one's unless named.
     """
 
     title: str
@@ -34,10 +36,16 @@ class ReportContent:
     samples: list[ShownSample] = dataclasses.field(default_factory=list)
     runs: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     agreement: dict[str, Any] | None = None
+    kind_rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    comparisons: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    claims: list[str] = dataclasses.field(default_factory=list)
+    robustness: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
-    """Write ``index.html``, ``metrics.json`` and ``samples.png`` into ``folder``, each aside and then renamed; returns the page's path.
+    """Write ``index.html``, ``metrics.json``, ``samples.png`` and (if it was measured) ``robustness.json`` and ``.png`` into ``folder``.
+
+    Each is written aside and then renamed. Returns the page's path.
 
     Raises:
         ValueError: a run folder without a log, or the folder cannot be written.
@@ -47,6 +55,9 @@ def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
     write_atomically(folder / "metrics.json", (json.dumps(metrics_record(content), indent=1) + "\n").encode())
     if content.samples:
         write_atomically(folder / "samples.png", sheet_png(content.samples))
+    if content.robustness:
+        write_atomically(folder / "robustness.json", (json.dumps(content.robustness, indent=1) + "\n").encode())
+        write_atomically(folder / "robustness.png", robustness_curves.figure(content.robustness, "png"))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 
@@ -56,6 +67,8 @@ def metrics_record(content: ReportContent) -> dict[str, Any]:
     return {
         "title": content.title,
         "rows": content.rows,
+        "rows_by_kind": content.kind_rows,
+        "comparisons": content.comparisons,
         "student_against_teacher": content.agreement,
         "protocols": {protocol.name: protocol.describe() for protocol in content.protocols},
         "metrics": {record.name: {"better": record.better, "meaning": record.meaning} for record in METRICS.values()},
@@ -66,13 +79,12 @@ def metrics_record(content: ReportContent) -> dict[str, Any]:
 def report_html(content: ReportContent) -> str:
     """The whole page."""
     template = string.Template((HERE / "report_template.html").read_text(encoding="utf-8"))
-    first = content.protocols[0].name
-    claims = tables.verdicts(content.rows, first, content.agreement)
     return template.substitute(
         title=escape(content.title),
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in content.facts),
-        verdicts="".join(f'<li class="{"holds" if holds else "fails"}">{escape(sentence)}</li>' for holds, sentence in claims),
-        tables="".join(_protocol_section(content.rows, protocol) for protocol in content.protocols),
+        verdicts=_verdicts(content),
+        tables="".join(_protocol_section(content, protocol) for protocol in content.protocols),
+        robustness=_robustness_section(content.robustness),
         curves=_curves_section(content.runs),
         panels="".join(pictures.panel_html(sample) for sample in content.samples) or "<p>No sample was chosen.</p>",
         clouds=_clouds_section(content.samples),
@@ -83,14 +95,39 @@ def report_html(content: ReportContent) -> str:
     )
 
 
-def _protocol_section(rows: list[dict[str, Any]], protocol: Protocol) -> str:
+def _verdicts(content: ReportContent) -> str:
+    """The sentences, with the protocol's name before them where there are several."""
+    items = []
+    for number, protocol in enumerate(content.claims or [content.protocols[0].name]):
+        agreement = content.agreement if number == 0 else None
+        for holds, sentence in tables.verdicts(content.rows, protocol, agreement, content.comparisons):
+            name = f"<code>{escape(protocol)}</code> " * (len(content.claims) > 1)
+            items.append(f'<li class="{"holds" if holds else "fails"}">{name}{escape(sentence)}</li>')
+    return "".join(items)
+
+
+def _protocol_section(content: ReportContent, protocol: Protocol) -> str:
     heading = f"<h3><code>{escape(protocol.name)}</code></h3><p>{escape(protocol.describe())}</p>"
-    overall = "<h4>Mean over sources</h4>" + tables.overall_table(rows, protocol.name)
+    overall = "<h4>Mean over sources</h4>" + tables.overall_table(content.rows, protocol.name)
     each = "".join(
-        f"<h4>{escape(METRICS[name].symbol)} per source</h4>" + tables.source_table(rows, protocol.name, name)
+        f"<h4>{escape(METRICS[name].symbol)} per source</h4>" + tables.source_table(content.rows, protocol.name, name)
         for name in tables.SOURCE_TABLE_METRICS
     )
-    return heading + overall + each
+    kinds = "".join(
+        f"<h4>{escape(METRICS[name].symbol)} per kind of prompt, mean over sources</h4>" + table
+        for name in tables.KIND_TABLE_METRICS
+        if (table := tables.kind_table(content.kind_rows, protocol.name, name))
+    )
+    return heading + overall + each + kinds
+
+
+def _robustness_section(points: list[dict[str, Any]]) -> str:
+    if not points:
+        return ""
+    uri = pictures.data_uri(robustness_curves.figure(points, "svg"), "image/svg+xml")
+    text = "The same frames with other prompts. Bands: 95 % of resampled images. Pixels that carry a prompt point do not count."
+    heading = f'<article id="robustness"><h2>Robustness</h2><p>{text}</p>'
+    return f'{heading}<img class="wide" src="{uri}" alt="error against the prompt\'s density, noise, outliers and pattern"></article>'
 
 
 def _curves_section(runs: dict[str, pathlib.Path]) -> str:

@@ -1,12 +1,11 @@
 """Run models and baselines over a stream of batches and measure them, sample by sample, under named protocols.
 
 A model is any callable ``batch -> depth in metres [B, 1, H, W]`` (NaN where it has no answer), or ``batch -> DepthPrediction``; the
-runner knows nothing of checkpoints or families. Nothing is kept but sums, so that the stream may be of any length.
+runner knows nothing of checkpoints or families. Of an image only its moments are kept (``measurements.py``): the stream may be long.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,54 +14,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from data_shards.schema import LABEL_KINDS, LabelKind
+from mdpretrain.evaluation.measurements import ALL, ProtocolRecord, image_row, table_rows
 from mdpretrain.evaluation.protocols import Protocol
+from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.losses.targets import z_depth
 from mdpretrain.metrics.alignment import Alignment, align, align_inverse
-from mdpretrain.metrics.depth import METRICS, PixelMoments, compute_metrics, pixel_moments
-from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
+from mdpretrain.metrics.boundary import boundary_scores
+from mdpretrain.metrics.depth import PixelMoments, pixel_moments
+from mdpretrain.structures import PROMPT_KINDS, DepthBatch, DepthPrediction, DepthSpace, SparsePrompt
 
 Model = Callable[[DepthBatch], Tensor | DepthPrediction]
 Observer = Callable[[DepthBatch, dict[str, Tensor]], None]
-ALL_SOURCES = "all"
-
-
-@dataclasses.dataclass
-class Tally:
-    """What one (model, source, protocol) has gathered: sums of per-image metrics, pooled moments, and who could not be measured."""
-
-    samples: int = 0
-    unanswered: int = 0
-    sums: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
-    pooled: PixelMoments | None = None
-
-    def add(self, moments: PixelMoments) -> None:
-        """Count one sample."""
-        self.samples += 1
-        for name, value in compute_metrics(moments).items():
-            self.sums[name] += value
-        self.pooled = moments if self.pooled is None else self.pooled.merged(moments)
-
-    def metrics(self, aggregation: str) -> dict[str, float | None]:
-        """Every metric, or None each if nothing was measured."""
-        if self.pooled is None:
-            return dict.fromkeys(METRICS)
-        if aggregation == "pixel":
-            return dict(compute_metrics(self.pooled))
-        return {name: total / self.samples for name, total in self.sums.items()}
-
-
-@dataclasses.dataclass
-class Tallies:
-    """All tallies of an evaluation, and the ground truths that could not be used, per (source, protocol)."""
-
-    by_key: dict[tuple[str, str, str], Tally] = dataclasses.field(default_factory=dict)
-    skipped: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
-
-    def tally(self, model: str, source: str, protocol: str) -> Tally:
-        return self.by_key.setdefault((model, source, protocol), Tally())
-
-    def skip(self, source: str, protocol: str) -> None:
-        self.skipped[source, protocol] = self.skipped.get((source, protocol), 0) + 1
+ALL_SOURCES = ALL
+NO_PROMPT = "none"  # the kind of an image of which no prompt could be drawn
+RENDERED = LABEL_KINDS.index(LabelKind.RENDERED)
+LARGEST_FIT_M = 1e6
+# Kinds whose depth is another, worse reading of the whole image and no copy of the ground truth: every pixel can be wrong.
+DEGRADED_KINDS = tuple(PROMPT_KINDS.index(name) for name in ("time_of_flight", "anchors"))
+LOW_RESOLUTION, SPREAD_SHARE = PROMPT_KINDS.index("low_resolution"), 0.5  # as points it has at most a quarter of the pixels
 
 
 def evaluate(
@@ -72,8 +42,28 @@ def evaluate(
     device: torch.device | str = "cpu",
     observer: Observer | None = None,
     progress: bool = False,
+    resampling: Resampling | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure every model under every protocol.
+    """Measure every model under every protocol: ``run_models`` and the table made of what it recorded.
+
+    Returns:
+        One row per model, source and protocol, and one with ``source: "all"``, the mean over sources:
+        ``{"model", "source", "protocol", "samples", "skipped", "unanswered", <metric>: float | None, ...,
+        "interval_95": {<metric>: [low, high] | None}}``.
+    """
+    records = run_models(models, loader, protocols, device, observer, progress)
+    return [row for record in records for row in table_rows(record, resampling or Resampling())]
+
+
+def run_models(
+    models: Mapping[str, Model],
+    loader: Iterable[DepthBatch],
+    protocols: Sequence[Protocol],
+    device: torch.device | str = "cpu",
+    observer: Observer | None = None,
+    progress: bool = False,
+) -> list[ProtocolRecord]:
+    """Run every model on every batch and record the moments of each image, a record per protocol.
 
     A sample is *skipped* for all models (and counted) if no pixel of its ground truth counts, if its depth is along rays of an
     unknown camera, or if its depth has no metric and the protocol does not align. A model's answer with a NaN on a pixel that
@@ -87,29 +77,25 @@ def evaluate(
         observer: called with each batch and the models' depth in metres (affine predictions left out), for pictures.
         progress: show a bar with rate and time left.
 
-    Returns:
-        One row per model, source and protocol, and one with ``source: "all"``, the mean over sources:
-        ``{"model", "source", "protocol", "samples", "skipped", "unanswered", <metric>: float | None, ...}``.
-
     Raises:
         ValueError: no sample at all, or a model's output of another size than the batch.
     """
-    tallies = Tallies()
-    sources: set[str] = set()
+    records = [ProtocolRecord(protocol) for protocol in protocols]
+    samples = 0
     bar = tqdm(loader, desc="evaluate", unit="batch", mininterval=1.0, disable=not progress)
     for batch in bar:
         batch = batch.to(device)
         with torch.no_grad():
             predictions = {name: _as_prediction(name, model(batch), batch) for name, model in models.items()}
-            _measure_batch(batch, predictions, protocols, tallies)
-        sources.update(batch.source)
+            _measure_batch(batch, predictions, records)
+        samples += len(batch)
         if observer is not None:
             observer(batch, {name: p.values for name, p in predictions.items() if p.space == DepthSpace.METRIC})
-        if tallies.skipped:
-            bar.set_postfix(skipped=sum(tallies.skipped.values()))
-    if not sources:
+        if skipped := sum(sum(record.skipped.values()) for record in records):
+            bar.set_postfix(skipped=skipped)
+    if not samples:
         raise ValueError("evaluation got no sample; check the shard folders and what was included or excluded")
-    return _rows(list(models), sorted(sources), protocols, tallies)
+    return records
 
 
 def _as_prediction(name: str, answer: Tensor | DepthPrediction, batch: DepthBatch) -> DepthPrediction:
@@ -121,25 +107,51 @@ def _as_prediction(name: str, answer: Tensor | DepthPrediction, batch: DepthBatc
     return prediction
 
 
-def _measure_batch(batch: DepthBatch, predictions: dict[str, DepthPrediction], protocols: Sequence[Protocol], tallies: Tallies) -> None:
+def _measure_batch(batch: DepthBatch, predictions: dict[str, DepthPrediction], records: Sequence[ProtocolRecord]) -> None:
     truth, has_z = z_depth(batch)
-    measurable, metric = has_z.tolist(), batch.metric.tolist()
-    for protocol in protocols:
-        counts = counted_pixels(truth, batch.valid, protocol)
+    measurable, metric, kinds = has_z.tolist(), batch.metric.tolist(), prompt_kinds(batch)
+    rendered = (batch.label_kind == RENDERED).tolist()
+    for record in records:
+        protocol = record.protocol
+        inside = counted_pixels(truth, batch.valid, protocol)
+        counts = (
+            inside & ~excluded_pixels(batch.prompt, batch.valid) if protocol.exclude_prompt_pixels and batch.prompt is not None else inside
+        )
         for index, source in enumerate(batch.source):
             usable = measurable[index] and (metric[index] or protocol.alignment != Alignment.NONE)
             if not usable or not bool(counts[index].any()):
-                tallies.skip(source, protocol.name)
+                record.skip(source, kinds[index])
                 continue
+            rows = {}
             for name, prediction in predictions.items():
                 if not answers(prediction.space, protocol):
                     continue
-                tally = tallies.tally(name, source, protocol.name)
-                moments = measure(prediction.values[index], truth[index], counts[index], prediction.space, protocol)
-                if moments is None:
-                    tally.unanswered += 1
-                else:
-                    tally.add(moments)
+                aligned = aligned_depth(prediction.values[index], truth[index], counts[index], prediction.space, protocol)
+                moments = None if aligned is None else pixel_moments(aligned[counts[index]], truth[index][counts[index]].double())
+                f1 = boundary_of(batch, index, aligned, truth, inside, protocol) if rendered[index] and aligned is not None else None
+                rows[name] = image_row(moments, f1)
+            record.add(source, kinds[index], rows)
+
+
+def prompt_kinds(batch: DepthBatch) -> list[str]:
+    """The name of each image's kind of prompt; "" where the batch has no prompts or their kind is not known."""
+    if batch.prompt is None or batch.prompt.kind is None:
+        return [""] * len(batch)
+    return [PROMPT_KINDS[kind] if kind >= 0 else NO_PROMPT for kind in batch.prompt.kind.tolist()]
+
+
+def excluded_pixels(prompt: SparsePrompt, valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 H W"]:
+    """Pixels that carry a prompt point: an answer there is a copy of the input.
+
+    None in images whose prompt is a degraded map of the whole image: time of flight, anchors, and low resolution with each value spread
+    over its block.
+    """
+    if prompt.kind is None:
+        return prompt.mask
+    degraded = torch.isin(prompt.kind, torch.tensor(DEGRADED_KINDS, device=prompt.kind.device))
+    spread = prompt.mask.flatten(1).sum(dim=1) > SPREAD_SHARE * valid.flatten(1).sum(dim=1)
+    degraded = degraded | ((prompt.kind == LOW_RESOLUTION) & spread)
+    return prompt.mask & ~degraded[:, None, None, None]
 
 
 def answers(space: DepthSpace, protocol: Protocol) -> bool:
@@ -149,10 +161,15 @@ def answers(space: DepthSpace, protocol: Protocol) -> bool:
 
 def counted_pixels(truth_m: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"], protocol: Protocol) -> Bool[Tensor, "B 1 H W"]:
     """The ground-truth pixels that count: valid, strictly inside the range, inside the crop."""
-    top, bottom, left, right = protocol.crop_window(*truth_m.shape[-2:])
-    inside = torch.zeros_like(valid)
+    return valid & inside_crop(valid, protocol) & (truth_m > protocol.min_depth_m) & (truth_m < protocol.max_depth_m)
+
+
+def inside_crop(like: Bool[Tensor, "B 1 H W"], protocol: Protocol) -> Bool[Tensor, "B 1 H W"]:
+    """True inside the protocol's crop."""
+    top, bottom, left, right = protocol.crop_window(*like.shape[-2:])
+    inside = torch.zeros_like(like)
     inside[..., top:bottom, left:right] = True
-    return valid & inside & (truth_m > protocol.min_depth_m) & (truth_m < protocol.max_depth_m)
+    return inside
 
 
 def measure(
@@ -163,43 +180,34 @@ def measure(
     protocol: Protocol,
 ) -> PixelMoments | None:
     """The moments of one sample after alignment and clamping; None if the prediction has no answer there."""
-    prediction, truth = values[counts].double(), truth_m[counts].double()
-    if bool(prediction.isnan().any()):
+    aligned = aligned_depth(values, truth_m, counts, space, protocol)
+    return None if aligned is None else pixel_moments(aligned[counts], truth_m[counts].double())
+
+
+def aligned_depth(
+    values: Float[Tensor, "1 H W"],
+    truth_m: Float[Tensor, "1 H W"],
+    counts: Bool[Tensor, "1 H W"],
+    space: DepthSpace,
+    protocol: Protocol,
+) -> Float[Tensor, "1 H W"] | None:
+    """The whole map in float64 metres, aligned on the pixels that count and clamped; None if it has no answer on one of them."""
+    if bool(values[counts].isnan().any()):
         return None
-    low, high = protocol.clamp_m
+    values, truth = values.double(), truth_m[counts].double()
     if space == DepthSpace.AFFINE_INVARIANT:
-        aligned = align_inverse(prediction, prediction, truth)
+        aligned = align_inverse(values, values[counts], truth)
     else:
-        prediction = prediction.clamp(1e-6, LARGEST_FIT_M)  # an alignment must not meet 0 or infinity
-        aligned = align(prediction, prediction, truth, protocol.alignment)
-    return pixel_moments(aligned.clamp(low, high), truth)
+        values = values.clamp(1e-6, LARGEST_FIT_M)  # an alignment must not meet 0 or infinity
+        aligned = align(values, values[counts], truth, protocol.alignment)
+    return aligned.clamp(*protocol.clamp_m)
 
 
-LARGEST_FIT_M = 1e6
-
-
-def _rows(models: list[str], sources: list[str], protocols: Sequence[Protocol], tallies: Tallies) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for protocol in protocols:
-        for model in models:
-            per_source = [_row(model, source, protocol, tallies) for source in sources if (model, source, protocol.name) in tallies.by_key]
-            if per_source:
-                rows.append(_mean_row(model, per_source))
-                rows += per_source
-    return rows
-
-
-def _row(model: str, source: str, protocol: Protocol, tallies: Tallies) -> dict[str, Any]:
-    tally = tallies.by_key[model, source, protocol.name]
-    head = {"model": model, "source": source, "protocol": protocol.name, "samples": tally.samples}
-    counts = {"skipped": tallies.skipped.get((source, protocol.name), 0), "unanswered": tally.unanswered}
-    return {**head, **counts, **tally.metrics(protocol.aggregation)}
-
-
-def _mean_row(model: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over sources, each source counting once however many samples it has."""
-    measured = [row for row in rows if row["samples"] > 0]
-    head = {"model": model, "source": ALL_SOURCES, "protocol": rows[0]["protocol"]}
-    counts = {name: sum(row[name] for row in rows) for name in ("samples", "skipped", "unanswered")}
-    means = {name: sum(row[name] for row in measured) / len(measured) if measured else None for name in METRICS}
-    return {**head, **counts, **means}
+def boundary_of(
+    batch: DepthBatch, index: int, aligned_m: Tensor, truth_m: Tensor, inside: Bool[Tensor, "B 1 H W"], protocol: Protocol
+) -> float | None:
+    """The boundary F1 of one image with dense truth, the sky being infinitely far; prompt pixels are looked at, spikes on them included."""
+    sky = batch.sky[index, 0] & inside_crop(batch.sky, protocol)[index, 0]
+    true = torch.where(sky, torch.inf, truth_m[index, 0].double())
+    scores = boundary_scores(aligned_m[0], true, inside[index, 0] | sky)
+    return None if scores is None else scores.f1

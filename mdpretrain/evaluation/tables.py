@@ -13,6 +13,7 @@ MEDIAN_BASELINES = ("median_depth", "median_depth_canonical")
 BASELINES = PROMPT_BASELINES + MEDIAN_BASELINES
 GROUPS = {"With a sparse metric prompt": ("teacher", *PROMPT_BASELINES), "From the image alone": ("student", *MEDIAN_BASELINES)}
 SOURCE_TABLE_METRICS = ("abs_rel", "delta1")
+KIND_TABLE_METRICS = ("abs_rel", "rmse")
 
 
 def groups_of(models: list[str]) -> dict[str, list[str]]:
@@ -30,50 +31,67 @@ def find_row(rows: list[Row], model: str, protocol: str, source: str = "all") ->
 
 
 def overall_table(rows: list[Row], protocol: str) -> str:
-    """HTML: one line per model, one column per metric, the mean over sources; the best of each group in each column marked."""
+    """HTML: one line per model, one column per metric, the mean over sources; the best of each group in each column marked.
+
+    A metric that no model has (the boundary F1 without rendered truth) has no column.
+    """
     chosen = {row["model"]: row for row in rows if row["protocol"] == protocol and row["source"] == "all"}
     arrow = {"lower": "↓", "higher": "↑"}
+    metrics = [name for name in METRICS if any(row[name] is not None for row in chosen.values())]
     head = "".join(
         f'<th title="{escape(record.meaning)}; {record.better} is better">{escape(record.symbol)}&nbsp;{arrow[record.better]}</th>'
-        for record in METRICS.values()
+        for record in (METRICS[name] for name in metrics)
     )
     lines = [f"<tr><th>model</th><th>samples</th>{head}</tr>"]
     for title, members in groups_of(list(chosen)).items():
-        lines.append(f'<tr class="group"><td colspan="{len(METRICS) + 2}">{escape(title)}</td></tr>')
+        lines.append(f'<tr class="group"><td colspan="{len(metrics) + 2}">{escape(title)}</td></tr>')
         group = [chosen[name] for name in members]
         for row in group:
-            cells = "".join(_cell(row, name, group) for name in METRICS)
+            cells = "".join(_cell(row, name, group) for name in metrics)
             lines.append(f"<tr><td>{_model(row['model'])}</td><td>{_samples(row)}</td>{cells}</tr>")
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>{_single_images(list(chosen.values()))}'
 
 
 def source_table(rows: list[Row], protocol: str, metric: str) -> str:
     """HTML: one line per model, one column per source, for one metric."""
     chosen = [row for row in rows if row["protocol"] == protocol and row["source"] != "all"]
-    sources = sorted({row["source"] for row in chosen})
-    models = list(dict.fromkeys(row["model"] for row in chosen))
-    counts = {source: max(row["samples"] for row in chosen if row["source"] == source) for source in sources}
-    head = "".join(f"<th>{_breakable(source)}<br><small>{counts[source]} samples</small></th>" for source in sources)
+    return _table_by(chosen, "source", metric)
+
+
+def kind_table(kind_rows: list[Row], protocol: str, metric: str) -> str:
+    """HTML: one line per model, one column per kind of prompt, the mean over sources, for one metric; "" where there was one kind."""
+    chosen = [row for row in kind_rows if row["protocol"] == protocol and row["source"] == "all"]
+    return _table_by(chosen, "prompt_kind", metric) if chosen else ""
+
+
+def _table_by(rows: list[Row], field: str, metric: str) -> str:
+    columns = sorted({row[field] for row in rows})
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["model"], row[field]): row for row in rows}
+    counts = {column: max(row["samples"] for row in rows if row[field] == column) for column in columns}
+    head = "".join(f"<th>{_breakable(column)}<br><small>{counts[column]} samples</small></th>" for column in columns)
     lines = [f"<tr><th>model</th>{head}</tr>"]
     for title, members in groups_of(models).items():
-        lines.append(f'<tr class="group"><td colspan="{len(sources) + 1}">{escape(title)}</td></tr>')
+        lines.append(f'<tr class="group"><td colspan="{len(columns) + 1}">{escape(title)}</td></tr>')
         for model in members:
             cells = ""
-            for source in sources:
-                row = find_row(rows, model, protocol, source)
-                group = [other for name in members if (other := find_row(rows, name, protocol, source))]
-                cells += _cell(row, metric, group) if row else "<td>–</td>"
+            for column in columns:
+                group = [found[name, column] for name in members if (name, column) in found]
+                cells += _cell(found[model, column], metric, group) if (model, column) in found else "<td>–</td>"
             lines.append(f"<tr><td>{_model(model)}</td>{cells}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def verdicts(rows: list[Row], protocol: str, agreement: dict[str, Any] | None = None) -> list[tuple[bool, str]]:
+def verdicts(
+    rows: list[Row], protocol: str, agreement: dict[str, Any] | None = None, comparisons: list[dict[str, Any]] | None = None
+) -> list[tuple[bool, str]]:
     """(holds, sentence) for each claim the rows can decide: teacher against prompt baselines, student against the median map.
 
     Args:
         rows: of ``runner.evaluate``.
         protocol: whose "all" rows decide.
         agreement: metrics of the student measured against the teacher, if both were there.
+        comparisons: paired differences (``measurements.compared``); their intervals say whether other images could turn the sentence.
     """
     found: list[tuple[bool, str]] = []
     for model, baselines in (("teacher", PROMPT_BASELINES), ("student", MEDIAN_BASELINES)):
@@ -88,7 +106,7 @@ def verdicts(rows: list[Row], protocol: str, agreement: dict[str, Any] | None = 
         sentence = (
             f"The {model}'s AbsRel {claim['abs_rel']:.4f} is {relation} that of the best baseline, "
             f"{best['model']} {best['abs_rel']:.4f} ({change:.0%} {'lower' if holds else 'higher'})."
-        )
+        ) + _paired(model, best, comparisons or [])
         found.append((holds, sentence))
     student = find_row(rows, "student", protocol)
     if agreement and student and None not in (agreement["abs_rel"], student["abs_rel"]):
@@ -96,6 +114,27 @@ def verdicts(rows: list[Row], protocol: str, agreement: dict[str, Any] | None = 
         nearer = agreement["abs_rel"] < student["abs_rel"]
         found.append((nearer, f"{against}; against ground truth it is {student['abs_rel']:.4f}."))
     return found
+
+
+def _paired(model: str, best: Row, comparisons: list[dict[str, Any]]) -> str:
+    """What the paired difference adds to a verdict; "" without an interval."""
+    pair = (model, best["model"], best["protocol"])
+    found = next((one for one in comparisons if (one["model"], one["other"], one["protocol"]) == pair), None)
+    interval = found["interval_95"]["abs_rel"] if found else None
+    if found is None or interval is None:
+        return ""
+    sure = "which excludes no difference" if interval[0] > 0 or interval[1] < 0 else "which does not exclude no difference"
+    difference = f"{found['difference']['abs_rel']:+.4f} [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    return f" Paired image by image the difference is {difference} (95 %), {sure}."
+
+
+def format_interval(name: str, interval: list[float] | None) -> str:
+    """[low, high] in the digits of ``format_metric``, without the zero before the point; "" where there is none."""
+    if interval is None:
+        return ""
+    low, high = (format_metric(name, end).removesuffix(" %") for end in interval)
+    short = [text[1:] if text.startswith("0.") else text for text in (low, high)]
+    return f"[{short[0]}, {short[1]}]"
 
 
 def format_metric(name: str, value: float | None) -> str:
@@ -112,7 +151,15 @@ def _cell(row: Row, metric: str, group: list[Row]) -> str:
     values = [other[metric] for other in group if other[metric] is not None]
     best = values and value == (min(values) if METRICS[metric].better == "lower" else max(values))
     mark = ' class="best"' if best and len(group) > 1 else ""
-    return f"<td{mark}>{format_metric(metric, value)}</td>"
+    interval = format_interval(metric, row.get("interval_95", {}).get(metric))
+    return f"<td{mark}>{format_metric(metric, value)}{f'<br><small>{interval}</small>' * bool(interval)}</td>"
+
+
+def _single_images(rows: list[Row]) -> str:
+    single = max((row.get("single_image_sources", 0) for row in rows), default=0)
+    if not single:
+        return ""
+    return f"<p>{single} of the sources have one image only, whose spread cannot be known: the intervals of the mean leave it out.</p>"
 
 
 def _breakable(name: str) -> str:

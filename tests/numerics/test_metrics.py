@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mdpretrain.metrics.alignment import Alignment, align, fit_least_squares, fit_median_scale
-from mdpretrain.metrics.depth import METRICS, compute_metrics, pixel_moments
+from mdpretrain.metrics.depth import METRICS, MOMENTS, PIXEL_METRICS, PixelMoments, compute_metrics, pixel_moments
 
 
 def measure(prediction, truth):
@@ -28,7 +28,10 @@ def numpy_metrics(p, t):
     expected = {
         "abs_rel": np.average(np.abs(p / t - 1)),
         "sq_rel": np.average(p**2 / t - 2 * p + t),
+        "mae": np.average(np.abs(p - t)),
         "rmse": np.linalg.norm(p - t) / math.sqrt(len(t)),
+        "imae": np.average(np.abs((t - p) / (p * t))),
+        "irmse": np.linalg.norm((t - p) / (p * t)) / math.sqrt(len(t)),
         "rmse_log": np.linalg.norm(g) / math.sqrt(len(t)),
         "log10": np.average(np.abs(g)) / math.log(10),
         "silog_unidepth": 100 * np.std(g, ddof=1),
@@ -37,6 +40,8 @@ def numpy_metrics(p, t):
     }
     for n in (1, 2, 3):
         expected[f"delta{n}"] = np.count_nonzero(np.abs(g) < n * math.log(1.25)) / len(t)
+    for name, bound in (("delta_102", 1.02), ("delta_105", 1.05), ("delta_110", 1.1), ("delta_half", 1.25**0.5)):
+        expected[name] = np.count_nonzero(np.abs(g) < math.log(bound)) / len(t)
     return expected
 
 
@@ -45,7 +50,7 @@ def test_metrics_equal_numpy(seed):
     prediction, truth = pair(seed)
     got = measure(prediction, truth)
     expected = numpy_metrics(prediction, truth)
-    assert set(got) == set(expected) == set(METRICS)
+    assert set(got) == set(expected) == set(PIXEL_METRICS) == set(METRICS) - {"boundary_f1"}
     for name, value in expected.items():
         assert got[name] == pytest.approx(value, rel=1e-10), name
 
@@ -58,11 +63,22 @@ def test_merged_moments_are_those_of_all_pixels(cut):
         assert compute_metrics(merged)[name] == pytest.approx(value, rel=1e-12), name
 
 
+def test_moments_survive_being_rows_and_many_are_measured_at_once():
+    several = [pixel_moments(*(torch.tensor(x[:count]) for x in pair(seed, 60))) for seed, count in ((1, 60), (2, 1), (3, 7))]
+    rows = np.stack([moments.to_row() for moments in several])
+    assert rows.shape == (3, MOMENTS)
+    together = compute_metrics(PixelMoments.from_rows(rows))
+    for index, moments in enumerate(several):
+        for name, value in compute_metrics(moments).items():
+            assert together[name][index] == pytest.approx(value, rel=1e-12), name
+
+
 def test_hand_computed_example():
     got = measure(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0, 5.0]))
     assert got["abs_rel"] == pytest.approx((0 + 1 + 0.2) / 3)
     assert got["sq_rel"] == pytest.approx((0 + 1 + 0.2) / 3)
-    assert got["rmse"] == pytest.approx(math.sqrt(2 / 3))
+    assert got["rmse"] == pytest.approx(math.sqrt(2 / 3)) and got["mae"] == pytest.approx(2 / 3)
+    assert got["imae"] == pytest.approx((0.5 + 0.05) / 3) and got["irmse"] == pytest.approx(math.sqrt((0.25 + 0.0025) / 3))
     assert got["log10"] == pytest.approx((math.log10(2) + math.log10(1.25)) / 3)
     # 5 / 4 is 1.25 exactly, and the comparison is strict
     assert [got[f"delta{n}"] for n in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
@@ -74,7 +90,7 @@ def test_directions_are_true():
     rng = np.random.default_rng(1)
     good, bad = (torch.tensor(truth * np.exp(rng.normal(0.02, s, len(truth)))) for s in (0.1, 0.6))
     good_values, bad_values = measure(good, truth), measure(bad, truth)
-    for name, record in METRICS.items():
+    for name, record in PIXEL_METRICS.items():
         assert (good_values[name] < bad_values[name]) == (record.better == "lower"), name
 
 

@@ -12,7 +12,7 @@ from tiny_shards import CAMERA, DISTANCE_M, HEIGHT, NORMAL, WIDTH, coordinate_im
 
 from data_shards.codecs import encode_image
 from data_shards.schema import Camera, DepthType
-from mdpretrain.data.crops import View, covering_view, largest_box, random_view, whole_view
+from mdpretrain.data.crops import Cut, View, covering_view, cut_view, largest_box, random_view, whole_view
 from mdpretrain.data.pipeline import Augmentation, RowOptions, SamplePipeline
 from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest
 from mdpretrain.geometry.cameras import intrinsics_matrix, unproject, z_to_ray
@@ -187,6 +187,25 @@ def test_whole_view_keeps_everything() -> None:
     assert (view.left, view.top, view.width, view.height) == (0, 0, 640, 480) and (view.out_height, view.out_width) == (392, 518)
     with pytest.raises(ValueError, match="long_side 10 is smaller"):
         whole_view((640, 480), long_side=10, multiple=14)
+
+
+def test_benchmark_cuts_are_the_boxes_of_their_public_code() -> None:
+    nyu = cut_view((640, 480), (228, 304), Cut(rows=240))  # half the size, then 304 x 228 about the middle: twice that of the original
+    assert (nyu.left, nyu.top, nyu.width, nyu.height) == (16, 12, 608, 456) and (nyu.out_height, nyu.out_width) == (228, 304)
+    kitti = cut_view((1242, 375), (352, 1216), Cut(vertical="bottom"))
+    assert (kitti.left, kitti.top, kitti.width, kitti.height) == (13, 375 - 352, 1216, 352)
+    with pytest.raises(ValueError, match=r"96 x 128 .* smaller than the protocol's cut of 1216 x 352"):
+        cut_view((96, 128), (352, 1216), Cut(vertical="bottom"))
+    with pytest.raises(ValueError, match="scaled to 240 rows, is smaller"):
+        cut_view((480, 640), (228, 304), Cut(rows=240))
+
+
+def test_a_cut_is_what_the_row_shows() -> None:
+    row = SamplePipeline((10, 12), None, None, seed=0, cut=Cut(rows=18))(make_sample("a"), 0, RowOptions())
+    half = (slice(8, 28), slice(12, 36))  # 24 x 20 colour pixels about the middle of 48 x 36
+    expected = plane_depth(CAMERA, WIDTH, HEIGHT)[half]
+    assert row.depth.shape == (10, 12) and expected.min() <= row.depth.min() and row.depth.max() <= expected.max()
+    np.testing.assert_allclose(row.intrinsics, [[20.0, 0, (23 - 12) / 2], [0, 21.0, (19 - 8) / 2], [0, 0, 1]])
 
 
 def test_sky_and_masks_follow_the_view() -> None:

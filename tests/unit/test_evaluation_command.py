@@ -11,9 +11,11 @@ import torch
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, plane_depth, png, write_folder
 from torch import nn
 
-from mdpretrain.evaluation import assembly, command
-from mdpretrain.evaluation.assembly import Agreement, predictor_model
+from mdpretrain.evaluation import assembly, command, models
+from mdpretrain.evaluation.assembly import Agreement
+from mdpretrain.evaluation.models import predictor_model
 from mdpretrain.evaluation.protocols import PROTOCOLS
+from mdpretrain.networks.priors import StoredPrior
 from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthPrediction, DepthSpace
 from mdpretrain.tasks.predictor import Predictor
@@ -91,6 +93,98 @@ def test_evaluate_writes_the_table_of_the_issue(shards, capsys):
     assert "index.html" in capsys.readouterr().out
 
 
+def test_every_figure_has_its_interval_and_every_claim_its_paired_difference(shards):
+    command.evaluate_command(arguments(shards, "--prompt-count", "30", "60", "--resamples", "50"))
+    record = json.loads((shards / "report/metrics.json").read_text())
+    rows = {row["model"]: row for row in record["rows"] if row["source"] == "all"}
+    low, high = rows["nearest"]["interval_95"]["abs_rel"]
+    assert low < rows["nearest"]["abs_rel"] < high and rows["nearest"]["boundary_f1"] is None  # a plane has no boundary
+    found = {(one["model"], one["other"]): one for one in record["comparisons"]}
+    assert set(found) == {("teacher", n) for n in ("nearest", "linear", "gmdr", "pdsa")} | {
+        ("student", n) for n in ("median_depth", "median_depth_canonical")
+    }
+    difference = found["teacher", "nearest"]["difference"]["abs_rel"]
+    assert difference == pytest.approx(rows["teacher"]["abs_rel"] - rows["nearest"]["abs_rel"])
+    assert found["teacher", "nearest"]["interval_95"]["abs_rel"][1] < 0
+    assert record["rows_by_kind"] == [] and "Paired image by image" in (shards / "report/index.html").read_text()
+
+
+def test_prompt_protocols_are_passes_of_one_report(shards):
+    names = ["table1_extreme", "table1_x8@metric_default", "arkit_anchors"]
+    command.evaluate_command(arguments(shards, "--prompt-protocol", *names, "--robustness", "outliers", "--resamples", "20"))
+    record = json.loads((shards / "report/metrics.json").read_text())
+    assert list(record["protocols"]) == names and "prompt pixels do not count" in record["protocols"]["table1_extreme"]
+    for name in names:
+        models = {row["model"] for row in record["rows"] if row["protocol"] == name and row["source"] == "all"}
+        assert models >= {"teacher", "student", "nearest", "linear", "gmdr", "pdsa"}
+    page = (shards / "report/index.html").read_text()
+    assert "<code>table1_extreme</code>" in page and "held, 48 × 36, arkit_anchors" in page and 'id="robustness"' in page
+    points = json.loads((shards / "report/robustness.json").read_text())
+    assert [point["x"] for point in points if point["model"] == "teacher"] == [0, 1, 2, 5, 10, 20]
+    assert (shards / "report/robustness.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_prompts_of_a_recipe_give_rows_by_kind(shards):
+    recipe = shards / "recipe.yaml"
+    recipe.write_text("data: {prompt: {count: [40, 60], weights: {uniform: 1, grid: 1}}}")
+    command.evaluate_command(arguments(shards, "--prompt", str(recipe), "--seed", "1"))
+    record = json.loads((shards / "report/metrics.json").read_text())
+    kinds = {row["prompt_kind"]: row["samples"] for row in record["rows_by_kind"] if (row["model"], row["source"]) == ("linear", "all")}
+    assert set(kinds) == {"uniform", "grid"} and sum(kinds.values()) == 3
+    assert "per kind of prompt" in (shards / "report/index.html").read_text()
+    with pytest.raises(ValueError, match="one of them"):
+        command.evaluate_command(arguments(shards, "--prompt", str(recipe), "--prompt-count", "5", "9"))
+
+
+def test_gmdr_and_pdsa_of_a_prior_that_the_teacher_lacks(shards, monkeypatch):
+    monkeypatch.setitem(PREDICTORS, "teacher.ckpt", lambda: NamedPredictor(LocalTeacher(), PromptPreparation()))
+    monkeypatch.setattr(models, "choose_prior", lambda text, device: PlanePrior() if text == "mine" else None)
+    command.evaluate_command(arguments(shards, "--prompt-count", "30", "60", "--prior", "mine"))
+    rows = json.loads((shards / "report/metrics.json").read_text())["rows"]
+    overall = {row["model"]: row["abs_rel"] for row in rows if row["source"] == "all"}
+    assert overall["gmdr"] < 1e-3 < overall["teacher"]
+    command.evaluate_command(arguments(shards, "--prompt-count", "30", "60"))
+    record = json.loads((shards / "report/metrics.json").read_text())
+    assert "gmdr" not in {row["model"] for row in record["rows"]} and "--prior" in record["facts"]["gmdr, pdsa"]
+
+
+def test_choosing_a_prior(shards, tmp_path):
+    assert isinstance(models.choose_prior("stored", "cpu"), StoredPrior)
+    with pytest.raises(ValueError, match="nowhere"):
+        models.choose_prior(str(tmp_path / "nowhere"), "cpu")
+    with pytest.raises(ValueError, match="checkpoint"):
+        models.choose_prior(str(shards), "cpu")
+
+
+def test_whole_images_of_their_own_aspect(shards):
+    write_folder(
+        shards / "wide", [2], "wide", image_size=(96, 36), image_bytes=png(coordinate_image(96, 36)), depth=plane_depth(CAMERA, 96, 36)
+    )
+    places = ["--shards", str(shards / "held"), str(shards / "wide"), "--output", str(shards / "report")]
+    size = ["--long-side", "48", "--multiple", "4"]
+    command.evaluate_command(
+        ["--teacher", "teacher.ckpt", *places, *size, "--prompt-count", "30", "60", "--device", "cpu", "--samples-shown", "4"]
+    )
+    record = json.loads((shards / "report/metrics.json").read_text())
+    assert {row["source"] for row in record["rows"]} == {"all", "held", "wide"} and all(row["samples"] >= 2 for row in record["rows"])
+    page = (shards / "report/index.html").read_text()
+    assert "48 × 36" in page and ("48 × 20" in page or "48 × 16" in page) and "long side near 48" in page
+    with pytest.raises(ValueError, match="--training-shards"):
+        command.evaluate_command(
+            ["--teacher", "teacher.ckpt", *places, *size, "--prompt-count", "30", "60", "--training-shards", str(shards / "train")]
+        )
+
+
+def test_trained_patterns_are_read_from_the_run(tmp_path):
+    assert command.trained_patterns(None) is None and command.trained_patterns(tmp_path) is None
+    (tmp_path / "config.yaml").write_text("data: {prompt: null}")
+    assert command.trained_patterns(tmp_path) is None
+    (tmp_path / "config.yaml").write_text("data: {prompt: {count: [4, 9]}}")
+    assert command.trained_patterns(tmp_path) == ["uniform"]
+    (tmp_path / "config.yaml").write_text("data: {prompt: {count: [4, 9], weights: {lidar: 1, radar: 0, grid: 2}}}")
+    assert sorted(command.trained_patterns(tmp_path)) == ["grid", "lidar"]
+
+
 def test_a_second_evaluation_gives_the_same_numbers(shards):
     command.evaluate_command(arguments(shards, "--prompt-count", "30", "60"))
     first = (shards / "report/metrics.json").read_bytes()
@@ -102,12 +196,18 @@ def test_a_second_evaluation_gives_the_same_numbers(shards):
     ("more", "words"),
     [
         ([], "--prompt-count"),
+        (["--prior", "stored"], "none are drawn"),
         (["--prompt-count", "5", "9", "--protocol", "nyuu"], "nyuu"),
         (["--prompt-count", "9", "5"], "low <= high"),
         (["--prompt-count", "5", "9", "--run", "teacher"], "TITLE=FOLDER"),
         (["--prompt-count", "5", "9", "--run", "teacher=/nowhere"], "metrics.csv"),
         (["--prompt-count", "5", "9", "--include", "other/*"], "no sample"),
         (["--prompt-count", "5", "9", "--device", "abacus"], "abacus"),
+        (["--prompt-count", "5", "9", "--robustness", "density,colour"], "colour"),
+        (["--prompt-count", "5", "9", "--prompt-protocol", "nyu_500"], "its own prompts"),
+        (["--prompt-protocol", "nyu_501"], "nyu_501"),
+        (["--prompt-count", "5", "9", "--prior", "/nowhere"], "/nowhere"),
+        (["--prompt-count", "5", "9", "--resamples", "-1"], "negative"),
     ],
 )
 def test_mistakes_are_one_sentence(shards, more, words):

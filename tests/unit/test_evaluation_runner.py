@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from evaluation_scenes import HEIGHT, WIDTH, plane_batch
 
+from data_shards.schema import LABEL_KINDS, LabelKind
+from mdpretrain.evaluation.measurements import kind_rows, table_rows
 from mdpretrain.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
-from mdpretrain.evaluation.runner import evaluate
+from mdpretrain.evaluation.runner import RENDERED, evaluate, run_models
+from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.metrics.depth import METRICS
-from mdpretrain.structures import DepthPrediction, DepthSpace
+from mdpretrain.structures import PROMPT_KINDS, DepthPrediction, DepthSpace
 
 DEFAULT = PROTOCOLS["metric_default"]
 
@@ -31,7 +35,8 @@ def test_rows_follow_the_schema_and_all_is_the_mean_over_sources_not_samples():
     model = lambda batch: factor_per_source(batch, {"room": 1.1, "street": 1.5})  # noqa: E731
     rows = evaluate({"teacher": model}, batches, [DEFAULT])
     assert [r["source"] for r in rows] == ["all", "room", "street"]
-    assert set(rows[0]) == {"model", "source", "protocol", "samples", "skipped", "unanswered", *METRICS}
+    head = {"model", "source", "protocol", "samples", "skipped", "unanswered", "interval_95"}
+    assert set(rows[1]) == {*head, *METRICS} and set(rows[0]) == {*head, *METRICS, "single_image_sources"}
     assert row(rows, "teacher", "room")["samples"] == 3 and row(rows, "teacher", "room")["abs_rel"] == pytest.approx(0.1, rel=1e-5)
     assert row(rows, "teacher", "street")["abs_rel"] == pytest.approx(0.5, rel=1e-5)
     assert row(rows, "teacher")["abs_rel"] == pytest.approx(0.3, rel=1e-5) and row(rows, "teacher")["samples"] == 4
@@ -166,3 +171,76 @@ def test_mistakes_are_named():
         Protocol("x", 2.0, 1.0)
     assert find_protocol("nyu+disparity").alignment == "disparity" and find_protocol("nyu+disparity").crop == "nyu"
     assert all("alignment" in protocol.describe() for protocol in PROTOCOLS.values())
+
+
+def test_prompt_pixels_do_not_count_where_the_protocol_says_so():
+    batch = plane_batch(("a", "b"), prompt_points=200)
+    mask = batch.prompt.mask
+
+    def model(batch):  # right where the prompt is, half as far again elsewhere
+        return torch.where(mask, batch.depth, 1.5 * batch.depth)
+
+    rest = dataclasses.replace(DEFAULT, name="rest", exclude_prompt_pixels=True)
+    rows = evaluate({"m": model}, [batch], [DEFAULT, rest])
+    assert row(rows, "m", protocol="rest")["abs_rel"] == pytest.approx(0.5, rel=1e-6)
+    assert row(rows, "m")["abs_rel"] == pytest.approx(0.5 * (1 - 200 / (HEIGHT * WIDTH)), rel=1e-6)
+    everywhere = 0.5 * (1 - 200 / (HEIGHT * WIDTH))
+    for kind, expected in (("uniform", 0.5), ("low_resolution", 0.5), ("anchors", everywhere), ("time_of_flight", everywhere)):
+        batch.prompt.kind = torch.tensor([PROMPT_KINDS.index("uniform"), PROMPT_KINDS.index(kind)])
+        rows = evaluate({"m": model}, [batch], [rest])
+        assert row(rows, "m", "a", "rest")["abs_rel"] == pytest.approx(0.5, rel=1e-6)
+        assert row(rows, "m", "b", "rest")["abs_rel"] == pytest.approx(expected, rel=1e-6)  # a degraded map is no copy of the truth
+    batch.prompt.kind = torch.full((2,), PROMPT_KINDS.index("low_resolution"))
+    mask[1] = True  # spread over its blocks
+    got = row(evaluate({"m": lambda b: 1.2 * b.depth}, [batch], [rest]), "m", "b", "rest")
+    assert (got["samples"], got["abs_rel"]) == (1, pytest.approx(0.2, rel=1e-6))
+
+
+def test_an_image_whose_every_true_pixel_is_prompted_is_skipped():
+    batch = plane_batch(("a", "a"), prompt_points=HEIGHT * WIDTH)
+    batch.prompt.mask[1, :, :, :10] = False
+    rest = dataclasses.replace(DEFAULT, name="rest", exclude_prompt_pixels=True)
+    got = row(evaluate({"m": lambda b: 2 * b.depth}, [batch], [rest]), "m", protocol="rest")
+    assert (got["samples"], got["skipped"], got["abs_rel"]) == (1, 1, pytest.approx(1.0))
+
+
+def test_a_batch_without_prompts_has_nothing_to_exclude():
+    batch = plane_batch(("a",), prompt=None)
+    rest = dataclasses.replace(DEFAULT, name="rest", exclude_prompt_pixels=True)
+    assert row(evaluate({"m": lambda b: 2 * b.depth}, [batch], [rest]), "m", protocol="rest")["samples"] == 1
+
+
+def test_boundaries_are_measured_on_rendered_truth_only_with_the_sky_as_infinitely_far():
+    batch = plane_batch(("a", "b"))
+    batch.label_kind = torch.tensor([RENDERED, LABEL_KINDS.index(LabelKind.CAPTURED)])
+    batch.depth[..., 16:] = 20.0
+    batch.valid[..., :8, :] = False
+    batch.sky[..., :8, :] = True
+    models = {
+        "truth": lambda b: torch.where(b.sky, torch.full_like(b.depth, 70.0), b.depth),
+        "ground": lambda b: b.depth.clone(),  # goes on into the sky
+        "flat": lambda b: torch.full_like(b.depth, 5.0),
+    }
+    rows = evaluate(models, [batch], [DEFAULT])
+    f1 = {name: row(rows, name, "a")["boundary_f1"] for name in models}
+    assert f1["truth"] == pytest.approx(0.5) and f1["flat"] == 0  # contours in two of the four directions
+    # the sky's border is missed: recall 1/4; a third of the upright edge found is in the sky: precision 1/4 * 2/3
+    assert f1["ground"] == pytest.approx(2 * (1 / 4) * (1 / 6) / (1 / 4 + 1 / 6))
+    assert all(row(rows, name, "b")["boundary_f1"] is None for name in models)
+    assert row(rows, "truth")["boundary_f1"] == f1["truth"]
+
+
+def test_rows_by_kind_of_prompt():
+    batch = plane_batch(("a", "a", "b"))
+    batch.prompt.kind = torch.tensor([PROMPT_KINDS.index(name) for name in ("lidar", "uniform", "lidar")])
+    factors = torch.tensor([1.1, 1.2, 1.4])[:, None, None, None]
+    (record,) = run_models({"m": lambda b: b.depth * factors}, [batch], [DEFAULT])
+    assert row(table_rows(record, Resampling(5)), "m")["abs_rel"] == pytest.approx(0.275, rel=1e-5)
+    by_kind = {(r["source"], r["prompt_kind"]): r["abs_rel"] for r in kind_rows(record, Resampling(5))}
+    assert by_kind == {
+        ("all", "lidar"): pytest.approx(0.25, rel=1e-5),
+        ("a", "lidar"): pytest.approx(0.1, rel=1e-5),
+        ("b", "lidar"): pytest.approx(0.4, rel=1e-5),
+        ("all", "uniform"): pytest.approx(0.2, rel=1e-5),
+        ("a", "uniform"): pytest.approx(0.2, rel=1e-5),
+    }

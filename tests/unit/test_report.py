@@ -92,7 +92,8 @@ def test_table_marks_the_best_of_each_group_and_shows_the_numbers():
     html = tables.overall_table(rows, "metric_default")
     lines = {re.sub(r"<[^>]*>", "", line.split("</td>")[0]).split()[0]: line for line in html.split("<tr>")[2:]}
     teacher = tables.find_row(rows, "teacher", "metric_default")
-    assert f'<td class="best">{teacher["abs_rel"]:.4f}</td>' in html
+    interval = tables.format_interval("abs_rel", teacher["interval_95"]["abs_rel"])
+    assert f'<td class="best">{teacher["abs_rel"]:.4f}<br><small>{interval}</small></td>' in html
     assert lines["nearest"].count('class="best"') < lines["teacher"].count('class="best"')
     assert 'class="best"' in lines["student"] + lines["median_depth"]
     per_source = tables.source_table(rows, "metric_default", "abs_rel")
@@ -111,6 +112,36 @@ def test_verdicts_say_what_the_numbers_say():
     assert [holds for holds, _ in bad] == [False, False] and "not below" in bad[0][1] and "20% higher" in bad[0][1]
     assert tables.verdicts(fake_rows(teacher=0.06), "p") == []
     assert tables.verdicts(fake_rows(teacher=None, linear=0.1), "p") == []
+
+
+def test_a_verdict_says_what_the_paired_interval_says():
+    rows = fake_rows(teacher=0.04, linear=0.05)
+    for low, high, words in ((-0.02, -0.005, "which excludes no difference"), (-0.02, 0.001, "which does not exclude no difference")):
+        paired = {"model": "teacher", "other": "linear", "protocol": "p"}
+        paired |= {"difference": {"abs_rel": -0.01}, "interval_95": {"abs_rel": [low, high]}}
+        ((holds, sentence),) = tables.verdicts(rows, "p", comparisons=[paired])
+        assert holds and f"-0.0100 [{low:+.4f}, {high:+.4f}] (95 %), {words}." in sentence
+    paired["interval_95"]["abs_rel"] = None
+    assert "Paired" not in tables.verdicts(rows, "p", comparisons=[paired])[0][1]
+
+
+def test_figures_and_their_intervals_are_written_alike():
+    assert tables.format_metric("abs_rel", 0.0627) == "0.0627" and tables.format_interval("abs_rel", [0.058, 0.067]) == "[.0580, .0670]"
+    assert (
+        tables.format_interval("rmse", [0.9, 1.2]) == "[.9000, 1.2000]" and tables.format_interval("delta1", [0.5, 1.0]) == "[50.0, 100.0]"
+    )
+    assert tables.format_interval("abs_rel", None) == ""
+
+
+def test_the_table_by_kind_has_a_column_a_kind():
+    rows = [{"model": m, "source": "all", "protocol": "p", "prompt_kind": k, "samples": n, "abs_rel": v} for m, k, n, v in KINDS]
+    html = tables.kind_table(rows, "p", "abs_rel")
+    assert html.index("lidar") < html.index("uniform") and "4 samples" in html and "3 samples" in html
+    assert html.count('class="best"') == 2 and '<td class="best">0.1000</td>' in html and '<td class="best">0.2000</td>' in html
+    assert tables.kind_table([], "p", "abs_rel") == ""
+
+
+KINDS = [("teacher", "lidar", 4, 0.1), ("linear", "lidar", 4, 0.3), ("teacher", "uniform", 3, 0.4), ("linear", "uniform", 3, 0.2)]
 
 
 def test_samples_are_chosen_by_key_spread_over_sources_and_not_by_order():
