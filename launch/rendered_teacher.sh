@@ -14,7 +14,8 @@ RECIPE=${RECIPE:-recipes/debug/teacher_rendered.yaml}
 SCENES=${SCENES:-1500}            # rendered training scenes, two views each
 HELD_OUT_SCENES=${HELD_OUT_SCENES:-40}
 WORKERS=${WORKERS:-2}
-COUNTS=${COUNTS:-"500 2000"}      # points of a prompt in the evaluation
+PROTOCOLS=${PROTOCOLS:-"points_500 points_2000 table1_x8 table1_lidar"}
+ROBUSTNESS=${ROBUSTNESS:-patterns,noise,outliers}
 FIT_OPTIONS=${FIT_OPTIONS:-}
 if nvidia-smi -L >/dev/null 2>&1; then
     MACHINE_OPTIONS="--trainer.precision bf16-mixed"
@@ -52,8 +53,7 @@ mdpretrain fit --config recipes/debug/prior.yaml --run_dir "$RUN/prior" --resume
     --data.train "[{path: $RUN/shards/train}]" --data.val "[$RUN/shards/val]" $MACHINE_OPTIONS $FIT_OPTIONS
 
 say "4/4 evaluation"
-for count in $COUNTS; do
-    mdpretrain evaluate --teacher "$RUN/teacher" --prior "$RUN/prior" --shards "$MEASURED" --long-side 320 --multiple 16 \
-        --prompt-count "$count" "$count" --exclude-prompt-pixels --output "$RUN/report_$count"
-done
-say "done: open $RUN/report_${COUNTS##* }/index.html"
+# shellcheck disable=SC2086
+mdpretrain evaluate --teacher "$RUN/teacher" --prior "$RUN/prior" --shards "$MEASURED" --long-side 320 --multiple 16 \
+    --prompt-protocol $PROTOCOLS --prompt-count 2000 2000 --robustness "$ROBUSTNESS" --output "$RUN/report"
+say "done: open $RUN/report/index.html"

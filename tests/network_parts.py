@@ -30,6 +30,7 @@ TINY_ANY_DEPTH = {
 FAMILIES = {
     "any_depth": (TINY_ANY_DEPTH, {}, DepthSpace.AFFINE_INVARIANT),
     "residual": (TINY_TEACHER, {}, DepthSpace.METRIC),
+    "residual_with_propagation": (TINY_TEACHER, {"propagation": [2, 1]}, DepthSpace.METRIC),
     "residual_without_detail": (TINY_TEACHER, {"detail_channels": 0}, DepthSpace.METRIC),
     "direct": (TINY_TEACHER, {"output": "direct"}, DepthSpace.CANONICAL_INVERSE),
     "deep_to_deep": (TINY_STUDENT, {}, DepthSpace.CANONICAL_INVERSE),

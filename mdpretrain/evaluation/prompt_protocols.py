@@ -90,6 +90,7 @@ def _phone(name: str, prompt: PromptOptions, note: str) -> PromptProtocol:
 _BUILT_IN = (
     *(_nyu(count) for count in (500, 200, 100, 50, 5)),
     *(_kitti(lines) for lines in (64, 16, 8)),
+    *(PromptProtocol(f"points_{count}", points(count), f"{count} random points of any data set.") for count in (500, 2000)),
     # Prior Depth Anything's lidar has pitch +-0.5 rad at f = H, 1.08 of the view, and 200 pulses over yaw +-pi / 2.1, of which a 4:3 view
     # holds 80
     _super_resolution(8),

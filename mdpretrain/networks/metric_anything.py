@@ -34,8 +34,8 @@ from mdpretrain.networks.prompt_conditioning import (
     prompt_centre,
 )
 from mdpretrain.networks.prompt_fusion import PromptResize
-from mdpretrain.networks.propagation import SpatialPropagation
 from mdpretrain.networks.prompt_fusion_kinds import ControlCopy, PromptFusionKind
+from mdpretrain.networks.propagation import SpatialPropagation
 from mdpretrain.networks.residual_head import ResidualHead
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, PreparedPrompt
 

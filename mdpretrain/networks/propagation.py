@@ -7,8 +7,8 @@ affinities from both sides until they meet at the edge:
     h <- (1 - sum_j k_j) h + sum_j k_j shift_j(h),     k_j = a_j / max(1, sum_j |a_j|),     then at the prompt's points  h <- h + g (m - h)
 
 over the eight neighbours at each distance of ``dilations`` (far ones first), ``rounds`` times; ``a`` are the affinities, ``m`` the measured
-values, ``g`` in (0, 1) the trust in each measurement. Affinities of zero leave the map as it is. Every weight of a step is bounded, so
-the iteration cannot run away in the few steps that it has, and each value is a mixture of what the map held before.
+values, ``g`` in (0, 1) the trust in each measurement. Affinities of zero leave the map as it is. Negative ones sharpen, and could
+amplify without end: so no step may leave the range of the image's own map and measurements.
 
 Legend: ``B`` batch, ``A`` = 8 per dilation, ``H W`` pixels.
 """
@@ -45,7 +45,11 @@ class SpatialPropagation(nn.Module):
         self.channels = len(NEIGHBOURS) * len(self.dilations) + 1
 
     def forward(
-        self, values: Float[Tensor, "B 1 H W"], raw: Float[Tensor, "B R H W"], measured: Float[Tensor, "B 1 H W"], mask: Float[Tensor, "B 1 H W"]
+        self,
+        values: Float[Tensor, "B 1 H W"],
+        raw: Float[Tensor, "B R H W"],
+        measured: Float[Tensor, "B 1 H W"],
+        mask: Float[Tensor, "B 1 H W"],
     ) -> Float[Tensor, "B 1 H W"]:
         """``values`` after the last round, in their own unit.
 
@@ -57,9 +61,11 @@ class SpatialPropagation(nn.Module):
         """
         affinities = [bounded_affinities(part) for part in raw[:, :-1].split(len(NEIGHBOURS), dim=1)]
         trust = mask * torch.sigmoid(raw[:, -1:] + INITIAL_TRUST)
+        known = torch.cat([values, torch.where(mask > 0, measured, values)], dim=1).detach().flatten(1)
+        low, high = (bound[:, None, None, None] for bound in torch.aminmax(known, dim=1))
         for _ in range(self.rounds):
             for dilation, affinity in zip(self.dilations, affinities, strict=True):
-                values = _step(values, affinity, dilation)
+                values = torch.minimum(torch.maximum(_step(values, affinity, dilation), low), high)
                 values = values + trust * (measured - values)
         return values
 

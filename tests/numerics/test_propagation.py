@@ -13,6 +13,7 @@ def by_loops(module: SpatialPropagation, values: Tensor, raw: Tensor, measured: 
     """One image, float64, pixel by pixel as the formula of the module's docstring says it."""
     height, width = values.shape
     trust = mask * torch.sigmoid(raw[-1] + INITIAL_TRUST)
+    known = torch.cat([values.flatten(), measured[mask == 1]])
     for _ in range(module.rounds):
         for index, dilation in enumerate(module.dilations):
             own = raw[8 * index : 8 * index + 8]
@@ -26,7 +27,7 @@ def by_loops(module: SpatialPropagation, values: Tensor, raw: Tensor, measured: 
                         r = min(max(row + down * dilation, 0), height - 1)
                         c = min(max(column + across * dilation, 0), width - 1)
                         value = value + weight * values[r, c]
-                    new[row, column] = value
+                    new[row, column] = min(max(float(value), float(known.min())), float(known.max()))
             values = new + trust * (measured - new)
     return values
 
@@ -59,14 +60,15 @@ def test_zero_affinities_change_nothing_but_the_measured_pixels() -> None:
     torch.testing.assert_close((result - measured)[mask == 1], (values - measured)[mask == 1] * left)
 
 
-def test_a_constant_map_stays_and_positive_affinities_invent_no_value() -> None:
+def test_a_constant_map_stays_and_no_affinities_leave_the_range_of_what_is_known() -> None:
     module = SpatialPropagation()
     values, raw, measured, mask = inputs(module)
     constant = module(torch.full_like(values, 0.7), raw, torch.full_like(values, 0.7), mask)
     torch.testing.assert_close(constant, torch.full_like(values, 0.7))
-    positive = module(values, raw.abs(), measured, mask)
     known = torch.cat([values.flatten(1), torch.where(mask == 1, measured, values).flatten(1)], dim=1)
-    assert (positive.flatten(1).amax(1) <= known.amax(1) + 1e-12).all() and (positive.flatten(1).amin(1) >= known.amin(1) - 1e-12).all()
+    for affinities in (raw, 10 * raw, -10 * raw.abs()):  # negative ones amplify differences, step by step
+        result = module(values, affinities, measured, mask).flatten(1)
+        assert (result.amax(1) <= known.amax(1) + 1e-12).all() and (result.amin(1) >= known.amin(1) - 1e-12).all()
 
 
 def test_affinities_across_an_edge_keep_it_and_fill_both_sides() -> None:
@@ -87,7 +89,7 @@ def test_affinities_across_an_edge_keep_it_and_fill_both_sides() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     module = SpatialPropagation((2, 1), rounds=1)
     values, raw, measured, mask = inputs(module, height=4, width=5)
-    raw = raw + 0.05 * raw.sign()  # away from the kink of the absolute value
+    raw = 0.3 * raw + 0.05 * raw.sign()  # away from the kink of the absolute value, and from the range's ends
     arguments = tuple(tensor[:1].clone().requires_grad_(index < 3) for index, tensor in enumerate((values, raw, measured, mask)))
     assert torch.autograd.gradcheck(module, arguments)
 

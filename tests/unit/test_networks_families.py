@@ -46,6 +46,21 @@ def test_the_residual_teacher_starts_at_its_base_map_to_the_bit(size, base):
     assert torch.equal(teacher(batch).values, 1.0 / batch.prepared.named(base))
 
 
+def test_a_teacher_of_one_map_works_on_images_that_must_be_padded():
+    batch = made_batch(37, 51, maps=("local",))
+    teacher = built(TINY_TEACHER, prepared_maps=["local"])
+    assert torch.equal(teacher(batch).values, 1.0 / batch.prepared.named("local"))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (37, 51)])
+def test_the_propagating_teacher_starts_at_its_base_map_but_for_the_measured_points(size):
+    batch = made_batch(*size)
+    teacher = built(TINY_TEACHER, propagation=[4, 2, 1], propagation_rounds=2)
+    values, mask = teacher(batch).values, batch.prompt.mask
+    torch.testing.assert_close(values[~mask], (1.0 / batch.prepared.named("local"))[~mask])
+    torch.testing.assert_close(values[mask], batch.prompt.depth_m[mask], rtol=1e-3, atol=0)
+
+
 def test_the_residual_is_the_formula_of_its_weights_and_maps():
     """log d = log d_base + w (log d_other - log d_base) + r with w and r set by hand through the last layer's bias."""
     batch = made_batch(maps=("local", "global"))
@@ -234,7 +249,8 @@ def test_mixed_precision_stays_near_full_and_keeps_full_outputs(name):
     assert mixed.dtype is torch.float32
     if space is not DepthSpace.METRIC:  # (the residual teacher's base map is float32 in any case)
         assert (mixed.bfloat16().float() == mixed).float().mean() < 0.2
-    torch.testing.assert_close(mixed, full, rtol=0.05, atol=0.05)
+    # a propagated value passes its steps' rounding on; random affinities are large
+    torch.testing.assert_close(mixed, full, rtol=0.15 if "propagation" in changes else 0.05, atol=0.05)
 
 
 _TRACE_ALL = """

@@ -45,7 +45,10 @@ class Padding:
 
     def pad_replicate(self, values: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
         """The border's value continued outwards: for value maps, in which an invented 0 would be a measurement."""
-        return values if self._is_empty else F.pad(values, (self.left, self.right, self.top, self.bottom), mode="replicate")
+        if self._is_empty:
+            return values
+        mode = "replicate" if values.shape[1] else "constant"  # torch refuses to replicate no channels
+        return F.pad(values, (self.left, self.right, self.top, self.bottom), mode=mode)
 
     def crop(self, padded: Float[Tensor, "B C H2 W2"]) -> Float[Tensor, "B C H W"]:
         """The inverse of both paddings."""
