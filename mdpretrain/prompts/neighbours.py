@@ -154,7 +154,7 @@ def _band_neighbours(points: PromptPoints, grid: PointGrid, k: int, first: int, 
     for lists in tile_lists(grid, k, first, beyond):
         image, cell = lists.tile // (rows * columns), lists.tile % (rows * columns)
         place = image * ((beyond - first) * columns) + cell - first * columns
-        index[:, place], squared[:, place] = _sort_lists(points, lists, image, cell // columns * side, cell % columns * side, k, side)
+        _sort_lists(points, lists, image, cell // columns * side, cell % columns * side, side, place, index, squared)
 
     def to_rows(values: Tensor) -> Tensor:  # [K, T, side^2] -> [B, K, P]
         band = values.view(k, count, beyond - first, columns, side, side).permute(1, 0, 2, 4, 3, 5)
@@ -166,9 +166,18 @@ def _band_neighbours(points: PromptPoints, grid: PointGrid, k: int, first: int, 
 
 
 def _sort_lists(
-    points: PromptPoints, lists: TileLists, image: Tensor, top: Tensor, left: Tensor, k: int, tile: int
-) -> tuple[Int[Tensor, "K T S"], Int[Tensor, "K T S"]]:
-    """Index and squared distance of the k nearest points of every pixel of some tiles."""
+    points: PromptPoints,
+    lists: TileLists,
+    image: Int[Tensor, " T"],
+    top: Int[Tensor, " T"],
+    left: Int[Tensor, " T"],
+    tile: int,
+    place: Int[Tensor, " T"],
+    into_index: Int[Tensor, "K T1 S"],
+    into_squared: Int[Tensor, "K T1 S"],
+) -> None:
+    """Writes index and squared distance of the k nearest points of every pixel of some tiles to their places."""
+    k = len(into_index)
     order = lists.length.argsort(descending=True)  # so that the tiles with a c-th candidate are always a prefix
     length = lists.length[order]
     there = torch.arange(lists.point.shape[1], device=length.device) < length[:, None]
@@ -181,10 +190,9 @@ def _sort_lists(
     dtype = torch.int32 if int(farthest) << bits < FAR >> 1 else torch.int64  # int32 is faster and nearly always enough
     best = _insert(u.to(dtype), v.to(dtype), length, k, tile, bits)
     valid = best < torch.iinfo(dtype).max
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
     index = point.expand(k, -1, -1).gather(2, torch.where(valid, best & ((1 << bits) - 1), 0).long())
-    return index[:, back], torch.where(valid, best >> bits, FAR).int()[:, back]
+    into_index.index_copy_(1, place[order], index)
+    into_squared.index_copy_(1, place[order], torch.where(valid, best >> bits, FAR).int())
 
 
 def _insert(u: Int[Tensor, "T L"], v: Int[Tensor, "T L"], length: Int[Tensor, " T"], k: int, tile: int, bits: int) -> Int[Tensor, "K T S"]:

@@ -21,13 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-SAMPLED_ROWS = 9  # of a block of cells, from its first to its last
-SAMPLED_POINTS = 8  # of each of those rows (k, if that is more)
-ENTRIES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 25}  # candidates in work, before they are compared with U
+SAMPLED_ROWS = 7  # of a block of cells, from its first to its last
+SAMPLED_POINTS = 6  # of each of those rows (k, if that is more)
+ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}  # candidates in work, before they are compared with U
 LONG_LIST = 48  # from here on thinning costs less than it saves
+PIVOTS = 3  # times k: the points nearest to a tile that the others are compared with
 NOWHERE = torch.iinfo(torch.int64).max
 
 
@@ -48,7 +49,7 @@ class PointGrid(NamedTuple):
 
 
 class TileLists(NamedTuple):
-    """``tile`` (flat over images, rows and columns) with its points; a list's length is that of its part below ``NOWHERE``."""
+    """``tile`` (flat over images, rows and columns) with its points and their number."""
 
     tile: Int[Tensor, " T"]
     length: Int[Tensor, " T"]
@@ -78,7 +79,7 @@ def tile_lists(grid: PointGrid, k: int, first: int, beyond: int) -> Iterator[Til
     tile = (torch.arange(len(grid.below), device=device)[:, None] * (rows * columns) + cells).flatten()
     reach = _reach(grid, tile, k)
     owner, begin, count = _intervals(grid, tile, reach)
-    group = torch.zeros_like(tile).index_add_(0, owner, count).cumsum(0) // ENTRIES_AT_ONCE.get(device.type, 1 << 21)
+    group = torch.zeros_like(tile).index_add_(0, owner, count).cumsum(0) // ENTRIES_AT_ONCE.get(device.type, 1 << 20)
     last = int(group[-1])
     for number in range(last + 1):
         own = slice(None) if last == 0 else group == number
@@ -165,33 +166,34 @@ def _lists(grid: PointGrid, tile: Tensor, reach: Tensor, owner: Tensor, begin: T
     near = (down.square() + across.square() <= reach[own]).nonzero()[:, 0]
     place, own = place[near], own[near]
     length = torch.bincount(own, minlength=len(tile))
-    places = _padded(place, own, length, NOWHERE)
+    if int(length.max()) > LONG_LIST:
+        kept = (~_beaten(grid, place, own, length, top, left, k)).nonzero()[:, 0]
+        place, own = place[kept], own[kept]
+        length = torch.bincount(own, minlength=len(tile))
+    return TileLists(tile, length, ascending(_padded(grid.point[place], own, length, NOWHERE)))
+
+
+def _beaten(grid: PointGrid, place: Tensor, own: Tensor, length: Tensor, top: Tensor, left: Tensor, k: int) -> Bool[Tensor, " n"]:
+    """Whether a point of a long list is farther from the whole tile than k of the points nearest to the tile's centre."""
+    entry = (length[own] > LONG_LIST).nonzero()[:, 0]
     long = (length > LONG_LIST).nonzero()[:, 0]
-    if len(long):
-        beaten = _beaten(grid, places[long], top[long, None], left[long, None], k)
-        places[long] = torch.where(beaten, NOWHERE, places[long])
-        length = (places < NOWHERE).sum(1)
-    point = torch.where(places < NOWHERE, grid.point[places.clamp_max(len(grid.point) - 1)], NOWHERE) if len(grid.point) else places
-    return TileLists(tile, length, ascending(point)[:, : max(1, int(length.max()))])
-
-
-def _beaten(grid: PointGrid, place: Int[Tensor, "T L"], top: Tensor, left: Tensor, k: int) -> Tensor:
-    """Whether k of the points nearest to the tile's centre are nearer to the whole tile, for each point of the lists."""
-    there = place < NOWHERE
-    place = place.clamp_max(len(grid.u) - 1)
-    u, v, last = grid.u[place], grid.v[place], grid.side - 1
-    away = (2 * (u - left) - last).square() + (2 * (v - top) - last).square()
-    pivots = torch.where(there, away, NOWHERE).topk(min(3 * k, place.shape[1]), dim=1, largest=False).indices
-    beaten = torch.zeros_like(place, dtype=torch.int32)
-    energy = u.square() + v.square()
-    for j in range(pivots.shape[1]):
-        other_u, other_v = u.gather(1, pivots[:, j : j + 1]), v.gather(1, pivots[:, j : j + 1])
+    renamed = torch.empty_like(length)
+    renamed[long] = torch.arange(len(long), device=length.device)
+    own = renamed[own[entry]]
+    west, north, last = left[long][own], top[long][own], grid.side - 1
+    u, v = grid.u[place[entry]] - west, grid.v[place[entry]] - north  # from the tile's first pixel
+    away = _padded((2 * u - last).square() + (2 * v - last).square(), own, length[long], NOWHERE)
+    starts = length[long].cumsum(0) - length[long]
+    pivot = away.topk(min(PIVOTS * k, LONG_LIST), dim=1, largest=False).indices + starts[:, None]
+    energy, beaten = u.square() + v.square(), torch.zeros_like(u, dtype=torch.int32)
+    for j in range(pivot.shape[1]):
+        other = pivot[:, j]
+        slope_u, slope_v = 2 * (u[other][own] - u), 2 * (v[other][own] - v)
         # |p - point|^2 - |p - other|^2 is linear in p: its minimum over the tile is at a corner.
-        slope_u, slope_v = 2 * (other_u - u), 2 * (other_v - v)
-        smallest_gain = energy - other_u.square() - other_v.square()
-        smallest_gain += slope_u * torch.where(slope_u > 0, left, left + last) + slope_v * torch.where(slope_v > 0, top, top + last)
-        beaten += smallest_gain > 0
-    return there & (beaten >= k)
+        beaten += energy - energy[other][own] + last * (slope_u.clamp_max(0) + slope_v.clamp_max(0)) > 0
+    result = torch.zeros(len(place), dtype=torch.bool, device=place.device)
+    result[entry] = beaten >= k
+    return result
 
 
 def expand(count: Int[Tensor, " n"]) -> tuple[Int[Tensor, " total"], Int[Tensor, " total"]]:

@@ -74,7 +74,7 @@ def test_far_from_a_tight_cluster_long_lists_are_thinned(side: int, count: int, 
     beaten = tile_lists._beaten
     monkeypatch.setattr(tile_lists, "_beaten", lambda *args: (thinned.append(beaten(*args)), thinned[-1])[1])
     assert_exact(prompt_of([cluster(90, 110, side, count), random_mask(90, 110, 30)]), k)
-    assert module.COMPILED or any(some.float().mean() > 0.3 for some in thinned)
+    assert module.COMPILED or sum(int(some.sum()) for some in thinned) > 200
 
 
 def test_a_hole_in_a_dense_prompt() -> None:
