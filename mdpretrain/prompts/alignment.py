@@ -131,7 +131,9 @@ def local_knn_align(
     prior = None if prior_inverse_depth is None else _at_least_single(prior_inverse_depth)
     if keep_known and points.pixel.shape[1] == prompt.mask[0].numel() and bool(points.valid.all()):  # every pixel is measured
         measured = points.inverse_depth.view_as(prompt.depth_m)
-        return (measured if prior is None else torch.where(points.valid.view_as(measured), measured.to(prior.dtype), prior)).clamp(*inverse_depth_range)
+        return (measured if prior is None else torch.where(points.valid.view_as(measured), measured.to(prior.dtype), prior)).clamp(
+            *inverse_depth_range
+        )
     at_points = None if prior is None else _prior_at_points(prior, points, estimator)
     if _compiled_loops_suit(prior, points, neighbours):
         limits = ridge, neighbour_margin, keep_known, inverse_depth_range

@@ -69,9 +69,7 @@ def _align_rows(grid: CellGrid, fit: LocalFit, k: int, first: int, beyond: int, 
 
 
 @compiled
-def _fit_pixel(
-    fit: LocalFit, best: np.ndarray, list_x: np.ndarray, list_y: np.ndarray, lane: int, count: int, own: float
-) -> float:
+def _fit_pixel(fit: LocalFit, best: np.ndarray, list_x: np.ndarray, list_y: np.ndarray, lane: int, count: int, own: float) -> float:
     """The aligned value at one pixel with the prior value ``own``, from the first ``count`` of its neighbours."""
     if fit.keep_known and best[0, lane] >> 32 == 0:
         return list_y[best[0, lane] & POSITION]
@@ -101,9 +99,7 @@ def _fit_pixel(
 
 
 @compiled
-def _fit_to_present(
-    fit: LocalFit, best: np.ndarray, list_x: np.ndarray, list_y: np.ndarray, lane: int, count: int, own: float
-) -> float:
+def _fit_to_present(fit: LocalFit, best: np.ndarray, list_x: np.ndarray, list_y: np.ndarray, lane: int, count: int, own: float) -> float:
     """The same where the prior has no value here (the neighbours' mean) or at some of the neighbours (which are left out)."""
     total = mean_x = mean_y = everywhere = plain = 0.0
     for n in range(count):

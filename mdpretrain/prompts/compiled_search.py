@@ -117,7 +117,7 @@ def tile_box(grid: CellGrid, size: tuple[int, int], row: int, column: int) -> Bo
 @compiled
 def search_tile(grid: CellGrid, box: Box, row: int, column: int, work: Workspace) -> int:
     """Fills ``work.found`` (its length is returned) and ``work.best``: the first min(K, length) of each pixel's list count."""
-    number = _keep_near(grid, box, work, _visit_rings(grid, box, row, column, work))
+    number = _keep_near(grid, box, work, visit_rings(grid, box, row, column, work))
     if number > LONG_LIST:
         number = _thin(grid, box, work, number)
     work.found[:number].sort()
@@ -126,7 +126,7 @@ def search_tile(grid: CellGrid, box: Box, row: int, column: int, work: Workspace
 
 
 @compiled
-def _visit_rings(grid: CellGrid, box: Box, row: int, column: int, work: Workspace) -> int:
+def visit_rings(grid: CellGrid, box: Box, row: int, column: int, work: Workspace) -> int:
     side, below, kth = grid.side, grid.below, work.kth
     rows, columns = below.shape[0] - 1, below.shape[1] - 1
     last = kth.size - 1

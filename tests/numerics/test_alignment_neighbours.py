@@ -1,11 +1,13 @@
 """The tiled nearest-neighbour search, in torch and in compiled loops, against brute force in every regime it distinguishes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from mdpretrain.prompts import tile_lists
 from mdpretrain.prompts import neighbours as module
+from mdpretrain.prompts import tile_lists
 from mdpretrain.prompts.neighbours import nearest_points, neighbour_bands, prompt_points
 from mdpretrain.structures import SparsePrompt
 
@@ -108,7 +110,7 @@ def test_bands_are_whole_rows_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch
     bands = list(neighbour_bands(points, 3))
     assert len(bands) > 2 and bands[0][0] == 0 and bands[-1][1] == 37
     assert all(band.point.shape == (1, 3, (beyond - first) * 50) for first, beyond, band in bands)
-    assert all(before[1] == after[0] for before, after in zip(bands, bands[1:]))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(bands))
 
 
 def test_threads_do_not_change_the_answer() -> None:
