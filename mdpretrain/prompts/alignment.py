@@ -188,14 +188,14 @@ def _align_in_compiled_loops(
             images.append(torch.full(points.size, EMPTY_INVERSE_DEPTH, dtype=dtype).clamp(*inverse_depth_range))
             continue
         inverse = points.inverse_depth[image][there].to(dtype).numpy()
-        maps = np.empty(points.size, inverse.dtype), inverse, False, 0.0, 0.0
-        if prior is not None and at_points is not None:
-            penalty = (ridge + FLAT_RIDGE) * float(at_points.spread[image]) ** 2
-            known = at_points.known[image][there].detach().numpy()
-            maps = prior[image, 0].detach().contiguous().numpy(), known, True, float(at_points.scale[image]), penalty
         margin = np.inf if neighbour_margin is None else float(neighbour_margin)
-        lowest, highest = inverse_depth_range
-        fit = LocalFit(*maps[:2], inverse, *maps[2:], margin, keep_known, float(lowest), float(highest))
+        limits = margin, keep_known, float(inverse_depth_range[0]), float(inverse_depth_range[1])
+        if prior is None or at_points is None:
+            fit = LocalFit(np.empty(points.size, inverse.dtype), inverse, inverse, False, 0.0, 0.0, *limits)
+        else:
+            penalty = (ridge + FLAT_RIDGE) * float(at_points.spread[image]) ** 2
+            own, known = prior[image, 0].detach().contiguous().numpy(), at_points.known[image][there].detach().numpy()
+            fit = LocalFit(own, known, inverse, True, float(at_points.scale[image]), penalty, *limits)
         images.append(torch.from_numpy(align_image(fit, points.pixel[image][there].numpy(), k, threads)))
     return torch.stack(images)[:, None]
 

@@ -32,7 +32,7 @@ class LocalFit(NamedTuple):
 
 
 def align_image(fit: LocalFit, pixel: np.ndarray, k: int, threads: int) -> np.ndarray:
-    """Inverse depth in 1/m, (H, W) in the dtype of ``inverse_depth``, from at least one point at ``pixel`` (row * W + column, int64 (N,))."""
+    """Inverse depth in 1/m, (H, W) like ``inverse_depth``, from one or more points at ``pixel``: row * W + column, int64 (N,)."""
     size = (fit.prior.shape[0], fit.prior.shape[1])
     grid = cell_grid(pixel, size, cell_side(size, pixel.size))
     aligned = np.empty(size, fit.inverse_depth.dtype)

@@ -181,7 +181,7 @@ def _visit(grid: CellGrid, box: Box, cell: int, work: Workspace, number: int) ->
     last = kth.size - 1
     for position in range(grid.start[cell], grid.start[cell + 1]):
         point = grid.order[position]
-        across, down = np.int64(grid.u[point]), np.int64(grid.v[point])
+        across, down = int(grid.u[point]), int(grid.v[point])
         if _near(box, across, down) > kth[last]:
             continue
         work.found[number] = point
@@ -203,7 +203,7 @@ def _keep_near(grid: CellGrid, box: Box, work: Workspace, number: int) -> int:
     kept, reach = 0, work.kth[work.kth.size - 1]
     for position in range(number):
         point = work.found[position]
-        if _near(box, np.int64(grid.u[point]), np.int64(grid.v[point])) <= reach:
+        if _near(box, int(grid.u[point]), int(grid.v[point])) <= reach:
             work.found[kept] = point
             kept += 1
     return kept
@@ -217,7 +217,7 @@ def _thin(grid: CellGrid, box: Box, work: Workspace, number: int) -> int:
     away[:] = FAR
     for position in range(number):
         point = work.found[position]
-        across, down = 2 * np.int64(grid.u[point]) - left - right, 2 * np.int64(grid.v[point]) - top - bottom
+        across, down = 2 * int(grid.u[point]) - left - right, 2 * int(grid.v[point]) - top - bottom
         distance = across * across + down * down
         j = away.size - 1
         if distance < away[j]:
@@ -228,10 +228,10 @@ def _thin(grid: CellGrid, box: Box, work: Workspace, number: int) -> int:
     kept = 0
     for position in range(number):
         point = work.found[position]
-        across, down = np.int64(grid.u[point]), np.int64(grid.v[point])
+        across, down = int(grid.u[point]), int(grid.v[point])
         beaten = 0
         for j in range(min(pivots.size, number)):
-            other_u, other_v = np.int64(grid.u[pivots[j]]), np.int64(grid.v[pivots[j]])
+            other_u, other_v = int(grid.u[pivots[j]]), int(grid.v[pivots[j]])
             # |p - point|^2 - |p - other|^2 is linear in p: its minimum over the tile is at a corner.
             slope_u, slope_v = 2 * (other_u - across), 2 * (other_v - down)
             gain = across * across + down * down - other_u * other_u - other_v * other_v
@@ -251,7 +251,7 @@ def _sort_lanes(grid: CellGrid, box: Box, work: Workspace, number: int) -> None:
     best[:] = FAR
     for position in range(number):
         point = work.found[position]
-        across, down = np.int64(grid.u[point]) - box[1], np.int64(grid.v[point]) - box[0]
+        across, down = int(grid.u[point]) - box[1], int(grid.v[point]) - box[0]
         for lane in range(key.size):
             du, dv = across - lane_u[lane], down - lane_v[lane]
             key[lane] = (du * du + dv * dv) << 32 | position

@@ -81,12 +81,13 @@ def tile_lists(grid: PointGrid, k: int, first: int, beyond: int) -> Iterator[Til
     owner, begin, count = _intervals(grid, tile, reach)
     group = torch.zeros_like(tile).index_add_(0, owner, count).cumsum(0) // ENTRIES_AT_ONCE.get(device.type, 1 << 20)
     last = int(group[-1])
+    if last == 0:
+        yield _lists(grid, tile, reach, owner, begin, count, k)
+        return
     for number in range(last + 1):
-        own = slice(None) if last == 0 else group == number
-        ours = slice(None) if last == 0 else group[owner] == number
-        renamed = owner if last == 0 else (own.cumsum(0) - 1)[owner[ours]]
-        if last == 0 or bool(own.any()):
-            yield _lists(grid, tile[own], reach[own], renamed, begin[ours], count[ours], k)
+        own, asked = group == number, group[owner] == number
+        if bool(own.any()):
+            yield _lists(grid, tile[own], reach[own], (own.cumsum(0) - 1)[owner[asked]], begin[asked], count[asked], k)
 
 
 def _place(grid: PointGrid, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
