@@ -4,38 +4,15 @@ Each does in one pass, in the same order of sums and products, what ``resample.p
 with numpy: the same numbers bit by bit (``tests/unit/test_compiled_transforms.py``), so whether numba is there changes no sample. Nothing
 is allowed to LLVM that would change a float (no ``fastmath``).
 
-The machine code is kept beside this file, or where ``NUMBA_CACHE_DIR`` says, so that workers and later runs load it instead of compiling
-it again. None of the loops starts threads: workers may fork after them.
+``mdpretrain.compilation`` says how. None of the loops starts threads: workers may fork after them.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import numpy as np
 
-try:
-    numba: Any = importlib.import_module("numba")  # without its types, which an environment without it lacks
-except ImportError:
-    numba = None
-
-COMPILED = numba is not None
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def compiled(function: Function) -> Function:
-    """The function in machine code from its first call on; as it is (right, but far too slow to use) without numba."""
-    function = inspect.unwrap(function)  # numba compiles the loop, not what checks its types while testing
-    if numba is None:
-        return function
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that it may write its cache to
-        return numba.njit(**options)(function)
+from mdpretrain.compilation import COMPILED as COMPILED
+from mdpretrain.compilation import compiled
 
 
 @compiled

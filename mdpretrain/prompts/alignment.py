@@ -9,12 +9,15 @@ reference here (docs/prompts.md says what is known). ``local_knn_align`` fills t
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mdpretrain.compilation import COMPILED
 from mdpretrain.geometry.solvers import (
     FLAT_RELATIVE_VARIANCE,
     AffineFit,
@@ -22,7 +25,8 @@ from mdpretrain.geometry.solvers import (
     solve_scale_shift_huber,
     solve_scale_shift_trimmed,
 )
-from mdpretrain.prompts.neighbours import Neighbours, PromptPoints, nearest_points, prompt_points
+from mdpretrain.prompts.compiled_alignment import MINIMUM_SQUARED_DISTANCE, LocalFit, align_image
+from mdpretrain.prompts.neighbours import Neighbours, PromptPoints, check_number, neighbour_bands, prompt_points, rows_at_once, thread_count
 from mdpretrain.structures import SparsePrompt
 
 Estimator = Literal["least_squares", "huber", "trimmed"]
@@ -30,7 +34,6 @@ INVERSE_DEPTH_RANGE = (1e-3, 1e3)  # 1/m; spec 1.6
 EMPTY_INVERSE_DEPTH = 1.0  # 1/m, everywhere, where there is no point at all: a constant that says nothing
 RIDGE = 1e-4  # of the variance of the prior over the image's points
 NEIGHBOUR_MARGIN = 2.0
-MINIMUM_SQUARED_DISTANCE = 0.25  # half a pixel, when a known pixel does not keep its measurement
 FLAT_RIDGE = 1e-10  # added to the ridge: keeps 0 / 0 away where all prior values are equal
 
 
@@ -99,7 +102,7 @@ def local_knn_align(
     inverse_depth_range: tuple[float, float] = INVERSE_DEPTH_RANGE,
     points: PromptPoints | None = None,
     neighbours: Neighbours | None = None,
-    workers: int = 1,
+    workers: int = -1,
 ) -> Float[Tensor, "B 1 H W"]:
     """Scale and shift of the prior from the k nearest prompt points of every pixel (PDSA's role; spec 1.2).
 
@@ -122,33 +125,104 @@ def local_knn_align(
         inverse_depth_range: the output is clamped to it, 1/m.
         points: ``prompt_points(prompt)``, where the caller has it already.
         neighbours: ``nearest_points(points, k)``, likewise.
-        workers: threads of the k-d tree on the CPU.
+        workers: threads of the compiled loops on the CPU (-1: as many as torch has).
     """
     points = prompt_points(prompt) if points is None else points
-    neighbours = nearest_points(points, k, workers) if neighbours is None else neighbours
     prior = None if prior_inverse_depth is None else _at_least_single(prior_inverse_depth)
-    y = take(points.inverse_depth if prior is None else points.inverse_depth.to(prior.dtype), neighbours)
-    weight = inverse_square_weights(neighbours, y.dtype)
-    if prior is None:
-        aligned = (weight * y).sum(dim=1, keepdim=True)
-    else:
-        aligned = _align_to_neighbours(prior, y, weight, fit_global(prior, points, estimator), points, neighbours, ridge)
-    return finish(aligned, y, points, neighbours, neighbour_margin, keep_known, inverse_depth_range)
+    if keep_known and points.pixel.shape[1] == prompt.mask[0].numel() and bool(points.valid.all()):  # every pixel is measured
+        measured = points.inverse_depth.view_as(prompt.depth_m)
+        return (measured if prior is None else torch.where(points.valid.view_as(measured), measured.to(prior.dtype), prior)).clamp(
+            *inverse_depth_range
+        )
+    at_points = None if prior is None else _prior_at_points(prior, points, estimator)
+    if _compiled_loops_suit(prior, points, neighbours):
+        limits = ridge, neighbour_margin, keep_known, inverse_depth_range
+        return _align_in_compiled_loops(prior, points, at_points, k, *limits, thread_count(workers))
+    bands = []
+    for first, beyond, near in bands_of(points, k, neighbours, workers):
+        y = take(points.inverse_depth if prior is None else points.inverse_depth.to(prior.dtype), near)
+        weight = inverse_square_weights(near, y.dtype)
+        if prior is None or at_points is None:
+            aligned = (weight * y).sum(dim=1, keepdim=True)
+        else:
+            aligned = _align_to_neighbours(prior[:, :, first:beyond].flatten(2), y, weight, at_points, near, ridge)
+        bands.append(finish(aligned, y, points, near, neighbour_margin, keep_known, inverse_depth_range))
+    return torch.cat(bands, dim=2)
+
+
+class _PriorAtPoints(NamedTuple):
+    """A prior as the points see it: its values there, how much they differ, and the slope of the image's fit."""
+
+    known: Float[Tensor, "B N"]
+    spread: Float[Tensor, " B"]
+    scale: Float[Tensor, " B"]
+
+
+def _prior_at_points(prior: Float[Tensor, "B 1 H W"], points: PromptPoints, estimator: Estimator) -> _PriorAtPoints:
+    known = prior.flatten(1).gather(1, points.pixel)
+    return _PriorAtPoints(known, _spread(known, points), fit_global(prior, points, estimator).scale)
+
+
+def _compiled_loops_suit(prior: Tensor | None, points: PromptPoints, neighbours: Neighbours | None) -> bool:
+    """Without a gradient, on the CPU, with numba: then nothing per neighbour and pixel needs to be stored."""
+    wants_gradient = prior is not None and prior.requires_grad and torch.is_grad_enabled()
+    return COMPILED and neighbours is None and points.pixel.device.type == "cpu" and not wants_gradient
+
+
+def _align_in_compiled_loops(
+    prior: Float[Tensor, "B 1 H W"] | None,
+    points: PromptPoints,
+    at_points: _PriorAtPoints | None,
+    k: int,
+    ridge: float,
+    neighbour_margin: float | None,
+    keep_known: bool,
+    inverse_depth_range: tuple[float, float],
+    threads: int,
+) -> Float[Tensor, "B 1 H W"]:
+    check_number(k)
+    dtype = torch.float32 if prior is None else prior.dtype
+    images = []
+    for image, there in enumerate(points.valid):
+        if not there.any():
+            images.append(torch.full(points.size, EMPTY_INVERSE_DEPTH, dtype=dtype).clamp(*inverse_depth_range))
+            continue
+        inverse = points.inverse_depth[image][there].to(dtype).numpy()
+        margin = np.inf if neighbour_margin is None else float(neighbour_margin)
+        limits = margin, keep_known, float(inverse_depth_range[0]), float(inverse_depth_range[1])
+        if prior is None or at_points is None:
+            fit = LocalFit(np.empty(points.size, inverse.dtype), inverse, inverse, False, 0.0, 0.0, *limits)
+        else:
+            penalty = (ridge + FLAT_RIDGE) * float(at_points.spread[image]) ** 2
+            own, known = prior[image, 0].detach().contiguous().numpy(), at_points.known[image][there].detach().numpy()
+            fit = LocalFit(own, known, inverse, True, float(at_points.scale[image]), penalty, *limits)
+        images.append(torch.from_numpy(align_image(fit, points.pixel[image][there].numpy(), k, threads)))
+    return torch.stack(images)[:, None]
+
+
+def bands_of(points: PromptPoints, k: int, neighbours: Neighbours | None, workers: int) -> Iterator[tuple[int, int, Neighbours]]:
+    """The given neighbours, or those that are found now, in bands of whole rows, so that a fit never holds K copies of the image."""
+    if neighbours is None:
+        yield from neighbour_bands(points, k, workers)
+        return
+    height, width = points.size
+    rows = rows_at_once(points)
+    for first in range(0, height, rows):
+        beyond = min(height, first + rows)
+        yield first, beyond, Neighbours(*(values[:, :, first * width : beyond * width] for values in neighbours))
 
 
 def _align_to_neighbours(
-    prior: Float[Tensor, "B 1 H W"],
+    own: Float[Tensor, "B 1 P"],
     y: Float[Tensor, "B K P"],
     weight: Float[Tensor, "B K P"],
-    fit: AffineFit,
-    points: PromptPoints,
+    at_points: _PriorAtPoints,
     neighbours: Neighbours,
     ridge: float,
 ) -> Float[Tensor, "B 1 P"]:
     """The ridge solution, centred on the pixel's own prior value so that nothing is lost to a common offset."""
-    known_prior = prior.flatten(1).gather(1, points.pixel)
-    spread = _spread(known_prior, points)[:, None, None]
-    offset = (take(known_prior, neighbours) - prior.flatten(2)) / spread
+    spread = at_points.spread[:, None, None]
+    offset = (take(at_points.known, neighbours) - own) / spread
     # A prior without a value, here or at a neighbour: that neighbour is left out; without any left, the prior is.
     there = offset.isfinite() & neighbours.valid
     weight = torch.where(there | ~there.any(dim=1, keepdim=True), weight, 0.0)
@@ -161,7 +235,7 @@ def _align_to_neighbours(
     variance = (weight * centred.square()).sum(dim=1, keepdim=True)
     covariance = (weight * centred * (y - mean_y)).sum(dim=1, keepdim=True)
     penalty = ridge + FLAT_RIDGE
-    slope = (covariance + penalty * fit.scale[:, None, None] * spread) / (variance + penalty)
+    slope = (covariance + penalty * at_points.scale[:, None, None] * spread) / (variance + penalty)
     return mean_y - slope * mean_x
 
 
@@ -197,8 +271,8 @@ def finish(
     neighbour_margin: float | None,
     keep_known: bool,
     inverse_depth_range: tuple[float, float],
-) -> Float[Tensor, "B 1 H W"]:
-    """Limits to the neighbours' range, puts measurements back, fills images without points, clamps to the range."""
+) -> Float[Tensor, "B 1 h W"]:
+    """Of whole rows: limits to the neighbours' range, puts measurements back, fills images without points, clamps to the range."""
     if neighbour_margin is not None:
         lowest = torch.where(neighbours.valid, y, torch.inf).amin(dim=1, keepdim=True)
         highest = torch.where(neighbours.valid, y, 0.0).amax(dim=1, keepdim=True)
@@ -206,7 +280,7 @@ def finish(
     if keep_known:
         aligned = torch.where(neighbours.squared_distance[:, :1] == 0, y[:, :1], aligned)
     aligned = torch.where(neighbours.valid[:, :1], aligned, EMPTY_INVERSE_DEPTH)
-    return aligned.clamp(*inverse_depth_range).reshape(-1, 1, *points.size)
+    return aligned.clamp(*inverse_depth_range).unflatten(2, (-1, points.size[1]))
 
 
 def _at_least_single(prior: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:

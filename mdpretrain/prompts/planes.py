@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mdpretrain.prompts.alignment import INVERSE_DEPTH_RANGE, finish, inverse_square_weights, take
-from mdpretrain.prompts.neighbours import Neighbours, PromptPoints, nearest_points, prompt_points
+from mdpretrain.prompts.alignment import INVERSE_DEPTH_RANGE, bands_of, finish, inverse_square_weights, take
+from mdpretrain.prompts.neighbours import Neighbours, PromptPoints, prompt_points
 from mdpretrain.structures import SparsePrompt
 
 PLANE_NEIGHBOURS = 3
@@ -28,7 +28,7 @@ def local_plane(
     inverse_depth_range: tuple[float, float] = INVERSE_DEPTH_RANGE,
     points: PromptPoints | None = None,
     neighbours: Neighbours | None = None,
-    workers: int = 1,
+    workers: int = -1,
 ) -> Float[Tensor, "B 1 H W"]:
     """``min over (a, b, c) of sum_k w_k (a + b du_k + c dv_k - y_k)^2 + lambda (b^2 + c^2)``, output a; w = 1 / d^2.
 
@@ -37,11 +37,21 @@ def local_plane(
     on two objects otherwise overshoots at every depth edge. See ``local_knn_align`` for the other arguments.
     """
     points = prompt_points(prompt) if points is None else points
-    neighbours = nearest_points(points, k, workers) if neighbours is None else neighbours
-    y = take(points.inverse_depth, neighbours)
+    bands = []
+    for first, _, near in bands_of(points, k, neighbours, workers):
+        y = take(points.inverse_depth, near)
+        plane = _plane_at_pixels(points, near, y, first * points.size[1], ridge)
+        bands.append(finish(plane, y, points, near, neighbour_margin, keep_known, inverse_depth_range))
+    return torch.cat(bands, dim=2)
+
+
+def _plane_at_pixels(
+    points: PromptPoints, neighbours: Neighbours, y: Float[Tensor, "B K P"], first: int, ridge: float
+) -> Float[Tensor, "B 1 P"]:
+    """The planes' values at the pixels from number ``first`` on."""
     weight = inverse_square_weights(neighbours, y.dtype)
     width = points.size[1]
-    own = torch.arange(neighbours.point.shape[-1], device=y.device)
+    own = torch.arange(first, first + neighbours.point.shape[-1], device=y.device)
     u = take((points.pixel % width).to(y.dtype), neighbours) - own % width
     v = take((points.pixel // width).to(y.dtype), neighbours) - own // width
 
@@ -53,5 +63,4 @@ def local_plane(
     uu, vv = uu + penalty, vv + penalty
     determinant = uu * vv - uv.square()  # >= penalty^2 > 0
     slope_u, slope_v = (vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant
-    plane = mean_y - slope_u * mean_u - slope_v * mean_v
-    return finish(plane, y, points, neighbours, neighbour_margin, keep_known, inverse_depth_range)
+    return mean_y - slope_u * mean_u - slope_v * mean_v

@@ -49,7 +49,7 @@ class PromptPreparation(nn.Module):
         plane_k: neighbours of "local_plane".
         plane_ridge: see ``local_plane``.
         inverse_depth_range: (lowest, highest) of every map in 1/m.
-        workers: threads of the k-d tree that large prompts need on the CPU; -1 for all cores.
+        workers: threads of the compiled loops on the CPU; -1 for as many as torch has.
 
     Raises:
         ValueError: an unknown or repeated map, or a senseless range.
@@ -66,7 +66,7 @@ class PromptPreparation(nn.Module):
         plane_k: int = PLANE_NEIGHBOURS,
         plane_ridge: float = PLANE_RIDGE,
         inverse_depth_range: Sequence[float] = INVERSE_DEPTH_RANGE,
-        workers: int = 1,
+        workers: int = -1,
     ) -> None:
         super().__init__()
         if unknown := [name for name in maps if name not in MAPS]:
@@ -101,8 +101,10 @@ class PromptPreparation(nn.Module):
             raise ValueError(f"{sizes}: resize the prior to the image first")
         points = prompt_points(prompt)
         wanted = {"local": self.k, "local_plane": self.plane_k, "nearest": 1}
-        most = max((k for name, k in wanted.items() if name in self.maps), default=0)
-        neighbours = nearest_points(points, most, self.workers) if most else None
+        local = [name for name in self.maps if name in wanted]
+        # One map finds its neighbours piece by piece; several share what one search finds.
+        shared = len(local) > 1 or "nearest" in local
+        neighbours = nearest_points(points, max(wanted[name] for name in local), self.workers) if shared else None
         maps = [self._prepare(name, prompt, prior_inverse_depth, points, neighbours).float() for name in self.maps]
         return PreparedPrompt(torch.cat(maps, dim=1), self.maps, prompt, points.valid.any(dim=1))
 
@@ -121,28 +123,32 @@ class PromptPreparation(nn.Module):
             return global_align(prior, prompt, self.estimator, self.inverse_depth_range, points)
         if name == "interpolated":
             return self._interpolated(prompt, points)
-        assert neighbours is not None
         if name == "local":
             return local_knn_align(
                 prior,
                 prompt,
+                k=self.k,
                 ridge=self.ridge,
                 neighbour_margin=self.neighbour_margin,
                 keep_known=self.keep_known,
                 estimator=self.estimator,
                 inverse_depth_range=self.inverse_depth_range,
                 points=points,
-                neighbours=_first(neighbours, self.k),
+                neighbours=None if neighbours is None else _first(neighbours, self.k),
+                workers=self.workers,
             )
         if name == "local_plane":
             return local_plane(
                 prompt,
+                k=self.plane_k,
                 ridge=self.plane_ridge,
                 keep_known=self.keep_known,
                 inverse_depth_range=self.inverse_depth_range,
                 points=points,
-                neighbours=_first(neighbours, self.plane_k),
+                neighbours=None if neighbours is None else _first(neighbours, self.plane_k),
+                workers=self.workers,
             )
+        assert neighbours is not None
         nearest = take(points.inverse_depth, _first(neighbours, 1))
         return finish(nearest, nearest, points, _first(neighbours, 1), None, True, self.inverse_depth_range)
 

@@ -78,6 +78,55 @@ def test_the_robust_variants_survive_gross_outliers(share: float) -> None:
         assert error[solve_scale_shift_trimmed] < 0.02
 
 
+def gross_outliers(count: int = 1001, seed: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(x, clean y, y with one fifth of its values replaced by what has nothing to do with x); slope 2, offset .5, noise .01."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(3, count, generator=generator)
+    clean = 2 * x + 0.5 + 0.01 * torch.randn(3, count, generator=generator)
+    wrong = torch.arange(count) % 5 == 0
+    return x, clean, torch.where(wrong, 5 * torch.rand(3, count, generator=generator), clean)
+
+
+def test_a_fifth_of_gross_outliers_costs_less_than_one_percent() -> None:
+    x, clean, y = gross_outliers()
+    w = torch.ones_like(x)
+    expected = solve_scale_shift(x, clean, w).scale
+    error = {solve: ((solve(x, y, w).scale - expected) / expected).abs().max().item() for solve in SCALE_SHIFT}
+    assert error[solve_scale_shift] > 0.1
+    assert error[solve_scale_shift_huber] < 0.01
+    assert error[solve_scale_shift_trimmed] < 0.005
+
+
+def weighted_lstsq(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    root = np.sqrt(w)
+    return np.linalg.lstsq(np.stack([x, np.ones_like(x)], axis=1) * root[:, None], y * root, rcond=None)[0]
+
+
+def robust_twin(x: np.ndarray, y: np.ndarray, huber_steps: int, trim_steps: int, trim: float) -> np.ndarray:
+    """Iteratively re-weighted, then trimmed least squares, in numpy and float64."""
+    fit = weighted_lstsq(x, y, np.ones_like(x))
+    for step in range(huber_steps + trim_steps):
+        residual = np.abs(fit[0] * x + fit[1] - y)
+        threshold = 1.345 * 1.4826 * np.median(residual)
+        if step < huber_steps:
+            weight = np.where(residual <= threshold, 1.0, threshold / residual)
+        else:
+            weight = np.zeros_like(x)
+            weight[residual.argsort()[: len(x) - int(len(x) * trim)]] = 1.0
+        fit = weighted_lstsq(x, y, weight)
+    return fit
+
+
+def test_the_robust_variants_equal_their_twin_in_float64() -> None:
+    x, _, y = gross_outliers()
+    w = torch.ones_like(x)
+    for image in range(len(x)):
+        pair = x[image].double().numpy(), y[image].double().numpy()
+        huber, trimmed = (solve(x[image : image + 1], y[image : image + 1], w[:1]) for solve in SCALE_SHIFT[1:])
+        np.testing.assert_allclose([huber.scale.item(), huber.shift.item()], robust_twin(*pair, 10, 0, 0.0), rtol=1e-6)
+        np.testing.assert_allclose([trimmed.scale.item(), trimmed.shift.item()], robust_twin(*pair, 5, 5, 0.2), rtol=1e-6)
+
+
 def test_huber_is_the_minimum_of_its_own_loss() -> None:
     """At the fixed point the re-weighted normal equations hold, with the threshold of the final residuals."""
     x, y, w = (value.double() for value in random_problem(5))
