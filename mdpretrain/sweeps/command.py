@@ -12,7 +12,7 @@ import yaml
 from data_shards.atomic import write_atomically
 from mdpretrain.sweeps.curve import make_curve, table, write_curve
 from mdpretrain.sweeps.measure import RunFailed, read_result
-from mdpretrain.sweeps.running import Outcome, StartHolding, carry_out, collect, start_process
+from mdpretrain.sweeps.running import ELSEWHERE, Outcome, StartHolding, carry_out, collect, start_process
 from mdpretrain.sweeps.runs import SweepRun, refuse_another_recipe, resolved, runs_of, steps_done
 from mdpretrain.sweeps.sweep_file import Sweep, load_sweep
 
@@ -83,7 +83,13 @@ def _carry_out_all(sweep: Sweep, runs: list[SweepRun], recipes: dict[int, dict],
                 raise
             print(error, file=sys.stderr, flush=True)
             outcomes.append(Outcome(run, None, "failed"))
-    return outcomes
+    # the process that ends last finds what the others have made meanwhile
+    return [
+        collect(outcome.run, recipes[outcome.run.index], sweep.measure.at_point(outcome.run.point), start)
+        if outcome.why == ELSEWHERE
+        else outcome
+        for outcome in outcomes
+    ]
 
 
 def _say(outcome: Outcome) -> int:

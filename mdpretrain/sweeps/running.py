@@ -24,6 +24,7 @@ from mdpretrain.sweeps.runs import SweepRun, refuse_another_recipe, steps_done
 from mdpretrain.sweeps.sweep_file import Measure
 
 LOCK_FILE = "sweep.lock"
+ELSEWHERE = "another process carries it out"
 StartHolding = Callable[[list[str], int], int]  # (arguments of mdpretrain, descriptor to keep open) -> exit code
 
 
@@ -52,7 +53,7 @@ def carry_out(run: SweepRun, recipe: dict[str, Any], measure: Measure, start: St
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder) as lock:
         if lock is None:
-            return Outcome(run, None, "another process carries it out")
+            return Outcome(run, None, ELSEWHERE)
         refuse_another_recipe(run, recipe)
         # A checkpoint of the last step is not enough: the validation after it may be owed, and training again does only that.
         if read_result(run.folder) is None or steps_done(run) < last:
@@ -76,7 +77,7 @@ def collect(run: SweepRun, recipe: dict[str, Any], measure: Measure, start: Star
         return Outcome(run, None, f"at step {done} of {last}" if done or (run.folder / "config.yaml").is_file() else "not begun")
     with locked(run.folder) as lock:
         if lock is None:
-            return Outcome(run, None, "another process carries it out")
+            return Outcome(run, None, ELSEWHERE)
         return Outcome(run, measured(run.folder, measure, done, lambda words: start(words, lock)))
 
 

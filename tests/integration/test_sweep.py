@@ -66,7 +66,7 @@ def test_a_killed_run_is_resumed_and_ends_as_an_undisturbed_one(
         sweep_command([str(tmp_path / "sweep.yaml")], start)
     assert sweep_command([str(tmp_path / "sweep.yaml")], start) == 0
     disturbed, quiet = tmp_path / "sweep/1.0/seed_0", tmp_path / "alone"
-    assert run(["fit", "--config", str(disturbed / "config.yaml"), "--resume", "false", "--run_dir", str(quiet)]) == [0]
+    assert run(["fit", "--config", str(disturbed / "config.yaml"), "--run_dir", str(quiet)]) == [0]
     for name in ("train/loss", "val/loss"):
         assert column(disturbed, name) == column(quiet, name) != {}
     for point in json.loads((tmp_path / "sweep/curve.json").read_text())["points"]:

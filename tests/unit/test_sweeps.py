@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import multiprocessing
@@ -19,7 +20,7 @@ from scipy import stats
 from training_runs import recipe
 
 from launch.pipeline_file import fingerprints, load_pipeline
-from mdpretrain.sweeps import running
+from mdpretrain.sweeps import running, runs
 from mdpretrain.sweeps.command import sweep_command
 from mdpretrain.sweeps.curve import draw, make_curve, record, table
 from mdpretrain.sweeps.measure import Result, evaluate_arguments
@@ -30,6 +31,26 @@ from mdpretrain.training_cli import RecipeParser
 
 STEPS = 5
 Written = Callable[..., pathlib.Path]
+
+
+@functools.lru_cache
+def recipe_text(arguments: tuple[str, ...]) -> str:
+    return RecipeParser(list(arguments)).recipe_text()
+
+
+class RememberedParser:
+    """The command line's parser, asked once for the same command: each call takes half a second, and these tests repeat themselves."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = tuple(arguments)
+
+    def recipe_text(self) -> str:
+        return recipe_text(self.arguments)
+
+
+@pytest.fixture(autouse=True)
+def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RecipeParser", RememberedParser)
 
 
 @pytest.fixture
@@ -52,14 +73,13 @@ def sweep_file(tmp_path: pathlib.Path) -> Written:
     return write
 
 
-def leave_a_run(folder: pathlib.Path, value: float, step: int = STEPS, config: dict[str, Any] | None = None) -> None:
+def leave_a_run(folder: pathlib.Path, value: float, step: int, config: str) -> None:
     """What ``mdpretrain fit`` leaves, as far as a sweep looks at it."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / f"step_{step:08d}.ckpt").write_bytes(b"")
     (folder / "csv").mkdir(exist_ok=True)
     (folder / "csv" / "metrics.csv").write_text(f"step,train/loss,val/loss\n0,9.0,{2 * value}\n1,8.0,\n{step - 1},7.0,{value!r}\n")
-    if config is not None:
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(config)
 
 
 class Pretended:
@@ -75,11 +95,11 @@ class Pretended:
         self.asked.append(options)
         if len(self.asked) - 1 == self.fail_at:
             return 1
-        config = RecipeParser(arguments[:-1]).config["fit"].as_dict()
+        text = recipe_text(tuple(arguments[:-1]))
+        config = yaml.safe_load(text)
         value = 0.3 * config["data"]["fraction"] ** -0.5 + 0.1 + 0.001 * config["data"]["seed"]
         step = 2 if len(self.asked) - 1 == self.stop_at else STEPS
-        leave_a_run(pathlib.Path(options["--run_dir"]), value, step)
-        (pathlib.Path(options["--run_dir"]) / "config.yaml").write_text(RecipeParser(arguments[:-1]).recipe_text())
+        leave_a_run(pathlib.Path(options["--run_dir"]), value, step, text)
         return 0
 
 
@@ -223,6 +243,7 @@ def _sweep_in_turns(path: str, log: str, late_s: float) -> None:
 
 def test_two_processes_share_the_runs_out(sweep_file: Written, tmp_path: pathlib.Path) -> None:
     path, log = sweep_file(seeds=[0, 1]), tmp_path / "log"
+    assert sweep_command([str(path), "--dry-run"]) == 0  # both remember the recipes, and begin at once
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_sweep_in_turns, args=(str(path), str(log), late)) for late in (0.0, 0.1)]
     for process in processes:
