@@ -59,15 +59,18 @@ class SpatialPropagation(nn.Module):
             measured: the prompt in the unit of ``values``; anything (finite) where ``mask`` is 0.
             mask: 1 at the prompt's points, 0 elsewhere.
         """
-        affinities = [bounded_affinities(part) for part in raw[:, :-1].split(len(NEIGHBOURS), dim=1)]
         trust = mask * torch.sigmoid(raw[:, -1:] + INITIAL_TRUST)
         known = torch.cat([values, torch.where(mask > 0, measured, values)], dim=1).detach().flatten(1)
-        low, high = (bound[:, None, None, None] for bound in torch.aminmax(known, dim=1))
+        low, high = (bound[:, None, None] for bound in torch.aminmax(known, dim=1))
+        # Single planes from here on: the gradient of a slice of many channels is all of those channels, once a step.
+        weights = [bounded_affinities(part) for part in raw[:, :-1].split(len(NEIGHBOURS), dim=1)]
+        affinities = [(part.unbind(1), 1.0 - part.sum(dim=1)) for part in weights]
+        plane, kept, added = values[:, 0], (1.0 - trust)[:, 0], (trust * measured)[:, 0]
         for _ in range(self.rounds):
-            for dilation, affinity in zip(self.dilations, affinities, strict=True):
-                values = torch.minimum(torch.maximum(_step(values, affinity, dilation), low), high)
-                values = values + trust * (measured - values)
-        return values
+            for dilation, (neighbours, own) in zip(self.dilations, affinities, strict=True):
+                mixed = _step(plane, neighbours, own, dilation)
+                plane = torch.addcmul(added, kept, torch.minimum(torch.maximum(mixed, low), high))
+        return plane[:, None]
 
     def extra_repr(self) -> str:
         return f"dilations={list(self.dilations)}, rounds={self.rounds}"
@@ -78,13 +81,12 @@ def bounded_affinities(raw: Float[Tensor, "B 8 H W"]) -> Float[Tensor, "B 8 H W"
     return raw / raw.abs().sum(dim=1, keepdim=True).clamp_min(1.0)
 
 
-def _step(values: Tensor, affinity: Tensor, dilation: int) -> Tensor:
-    """One exchange with the eight neighbours at a distance; beyond the border stands the border's own value."""
-    height, width = values.shape[-2:]
-    padded = F.pad(values, (dilation,) * 4, mode="replicate")
-    result = values * (1.0 - affinity.sum(dim=1, keepdim=True))
-    for index, (down, across) in enumerate(NEIGHBOURS):
+def _step(plane: Tensor, neighbours: tuple[Tensor, ...], own: Tensor, dilation: int) -> Tensor:
+    """One exchange with the eight neighbours at a distance, all [B H W]; beyond the border stands the border's own value."""
+    height, width = plane.shape[-2:]
+    padded = F.pad(plane[:, None], (dilation,) * 4, mode="replicate")[:, 0]
+    result = plane * own
+    for weight, (down, across) in zip(neighbours, NEIGHBOURS, strict=True):
         top, left = dilation * (1 + down), dilation * (1 + across)
-        shifted = padded[..., top : top + height, left : left + width]
-        result = torch.addcmul(result, affinity[:, index : index + 1], shifted)
+        result = torch.addcmul(result, weight, padded[:, top : top + height, left : left + width])
     return result
