@@ -8,11 +8,12 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-quick test-slurm lint format typecheck clean help
+.PHONY: demo rendered-teacher test test-quick test-slurm lint format typecheck clean help
 
 help:
 	@echo "make demo        render, build shards, train prior, teacher and student, evaluate: runs/demo/report/index.html"
 	@echo "make demo DATA=folder   the same on your own frames (docs/sources.md says how to lay them out)"
+	@echo "make rendered-teacher DATA=folder   a prompted teacher from rendered scenes alone, measured on your frames: runs/rendered_teacher/report"
 	@echo "make test        every test but those of SLURM;  make test-quick  those that take seconds"
 	@echo "make test-slurm  on a real SLURM cluster that it starts on this machine (root; else they skip)"
 	@echo "make lint | format | typecheck | clean"
@@ -35,6 +36,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	@PATH="$(abspath $(BIN)):$$PATH" DATA="$(DATA)" bash launch/demo.sh
+
+rendered-teacher: $(VENV)/.ready
+	@PATH="$(abspath $(BIN)):$$PATH" bash launch/rendered_teacher.sh $(DATA)
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/slurm $(PYTEST_ARGS)
