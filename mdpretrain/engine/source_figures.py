@@ -38,7 +38,9 @@ class SourceFigures(lightning.Callback):
         numbers = sums.tolist()
         by_kind = kind_averages(numbers[: 4 * len(PROMPT_KINDS)])
         found = by_kind | averages(numbers[4 * len(PROMPT_KINDS) :], names)
-        pl_module.log_dict(found, on_step=True, on_epoch=False, batch_size=len(batch))
+        # To the loggers themselves: Lightning would write what a module once logged at every later step, in the batch or not.
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def source_sums(batch: DepthBatch, figures: dict[str, Tensor], rows: list[int], sources: int) -> Tensor:

@@ -138,3 +138,21 @@ class LowResolutionScene:
             return np.where(covered, depth_m[rows[:, None], columns], np.float32(0)).astype(np.float32), covered
         kept = mask.reshape(-1) & (self.pixels >= 0)
         return image_scene.place(self.pixels[kept], depth_m.reshape(-1)[kept])
+
+
+def draw_grid(scene: PromptScene, resolutions: tuple[str, ...], rng: np.random.Generator) -> BlockGrid:
+    """The grid of one of the resolutions, each equally likely."""
+    chosen = resolutions[rng.integers(len(resolutions))] if len(resolutions) > 1 else resolutions[0]
+    return BlockGrid.of(scene.shape, parse_resolution("resolution", chosen))
+
+
+def check_resolutions(name: str, resolutions: tuple[str, ...]) -> None:
+    """Refuse what is no resolution, and an empty list.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if not resolutions:
+        raise ValueError(f'{name} is empty; give resolutions such as "x8" or "192x256"')
+    for text in resolutions:
+        parse_resolution(name, text)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from scipy.spatial import cKDTree
 
-from mdpretrain.prompts.blocks import BlockGrid, Estimator, parse_resolution
+from mdpretrain.prompts.blocks import Estimator, check_resolutions, draw_grid
 from mdpretrain.prompts.scene import PromptScene, SparseMaps
 from mdpretrain.prompts.settings import check_number
 
@@ -97,21 +97,3 @@ class SparseAnchors:
         pixels, inside = small.pixels_at(*nodes)
         pixels = np.unique(pixels[inside])
         return pixels[small.usable.reshape(-1)[pixels]]
-
-
-def draw_grid(scene: PromptScene, resolutions: tuple[str, ...], rng: np.random.Generator) -> BlockGrid:
-    """The grid of one of the resolutions, each equally likely."""
-    chosen = resolutions[rng.integers(len(resolutions))] if len(resolutions) > 1 else resolutions[0]
-    return BlockGrid.of(scene.shape, parse_resolution("resolution", chosen))
-
-
-def check_resolutions(name: str, resolutions: tuple[str, ...]) -> None:
-    """Refuse what is no resolution, and an empty list.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    if not resolutions:
-        raise ValueError(f'{name} is empty; give resolutions such as "x8" or "192x256"')
-    for text in resolutions:
-        parse_resolution(name, text)

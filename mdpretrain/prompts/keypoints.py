@@ -7,10 +7,9 @@ import dataclasses
 import cv2
 import numpy as np
 
-from mdpretrain.prompts.patterns import check_count
 from mdpretrain.prompts.sampling import PromptSampler
 from mdpretrain.prompts.scene import PromptScene, SparseMaps
-from mdpretrain.prompts.settings import check_number, check_range, log_uniform_integer, uniform
+from mdpretrain.prompts.settings import check_count, check_number, check_range, log_uniform_integer, uniform
 
 ENOUGH = 20  # keypoints; an image with fewer is given uniform points instead, as in Prior Depth Anything's sampler
 POOL = 2  # corners looked for per point wanted: not every corner is matched

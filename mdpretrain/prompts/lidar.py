@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from mdpretrain.prompts.patterns import check_count
 from mdpretrain.prompts.scene import PromptScene, SparseMaps
-from mdpretrain.prompts.settings import check_number, check_range, log_uniform, log_uniform_integer, uniform
+from mdpretrain.prompts.settings import check_count, check_number, check_range, log_uniform, log_uniform_integer, uniform
 
 SAME_SURFACE = 1.05  # a footprint whose depths are within this ratio is on one surface and returns its centre's depth
 RING = 6  # directions around a beam's axis that its footprint is looked at in, beside the axis

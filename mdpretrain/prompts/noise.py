@@ -6,9 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from mdpretrain.prompts.scene import PromptScene, SparseMaps
+from mdpretrain.prompts.scene import EDGE, PromptScene, SparseMaps
 from mdpretrain.prompts.settings import check_number, check_range, log_uniform, uniform
-from mdpretrain.prompts.time_of_flight import EDGE, neighbourhood_range
 
 NEAREST_M = 1e-3  # no error brings a point nearer
 
@@ -76,7 +75,7 @@ class PromptNoise:
             return values
         height, width = scene.shape
         radius = max(1, round(self.boundary_radius * max(scene.shape)))
-        near_m, far_m = (limit.reshape(-1)[pixels] for limit in neighbourhood_range(scene, radius))
+        near_m, far_m = (limit.reshape(-1)[pixels] for limit in scene.neighbourhood_range(radius))
         moved = (far_m > EDGE * near_m) & (rng.random(pixels.shape) < fraction)
         rows, columns = np.divmod(pixels, width)
         across, down = rng.integers(-radius, radius + 1, (2, pixels.size))

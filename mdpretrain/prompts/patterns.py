@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from mdpretrain.prompts.scene import PromptScene, SparseMaps
-from mdpretrain.prompts.settings import check_number, check_range, log_uniform, log_uniform_integer, uniform
+from mdpretrain.prompts.settings import check_count, check_density, check_range, log_uniform, log_uniform_integer, uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,23 +114,3 @@ def thinned(scene: PromptScene, kept: np.ndarray, density: float, rng: np.random
     if density < 1:
         mask &= rng.random(scene.shape, dtype=np.float32) < density
     return np.where(mask, scene.depth_m, np.float32(0)), mask
-
-
-def check_count(name: str, count: tuple[int, int] | None) -> None:
-    """Refuse a range of numbers of points below 1; None is the recipe's own.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    if count is not None:
-        check_range(name, count, 1)
-
-
-def check_density(name: str, density: tuple[float, float]) -> None:
-    """Refuse fractions outside (0, 1].
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    check_range(name, density, 0, 1)
-    check_number(f"{name}[0]", density[0], 1e-6, 1)

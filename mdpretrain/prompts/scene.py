@@ -9,8 +9,10 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
+EDGE = 1.1  # ratio of neighbouring depths that makes an edge
 SparseMaps = tuple[np.ndarray, np.ndarray]
 
 
@@ -84,6 +86,13 @@ class PromptScene:
         """Nearest and farthest usable depth; (1, 1) in a scene without any."""
         depths = self.depth_m[self.usable]
         return (float(depths.min()), float(depths.max())) if depths.size else (1.0, 1.0)
+
+    def neighbourhood_range(self, radius: int) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest and farthest usable depth within a square of ``2 radius + 1`` pixels, (H, W) in metres; inf and 0 where there is none."""
+        square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+        near_m = cv2.erode(np.where(self.usable, self.depth_m, np.float32(np.inf)), square, borderValue=float("inf"))
+        far_m = cv2.dilate(np.where(self.usable, self.depth_m, np.float32(0)), square, borderValue=0.0)
+        return near_m, far_m
 
     def place(self, pixels: np.ndarray, depth_m: np.ndarray) -> SparseMaps:
         """Points at flat pixel indices -> (depth_m float32, mask bool), both (H, W).

@@ -32,6 +32,26 @@ def check_number(name: str, value: Number, lowest: Number, highest: Number = mat
         raise ValueError(f"{name} is {value}; give a number {bound}")
 
 
+def check_count(name: str, count: tuple[int, int] | None) -> None:
+    """Refuse a range of numbers of points below 1; None is the recipe's own.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if count is not None:
+        check_range(name, count, 1)
+
+
+def check_density(name: str, density: tuple[float, float]) -> None:
+    """Refuse fractions outside (0, 1].
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    check_range(name, density, 0, 1)
+    check_number(f"{name}[0]", density[0], 1e-6, 1)
+
+
 def uniform(rng: np.random.Generator, limits: Sequence[Number]) -> float:
     """One number, uniform in [low, high]; consumes one uniform number of ``rng``."""
     return float(rng.uniform(limits[0], limits[1]))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import cv2
 import numpy as np
 
-from mdpretrain.prompts.dense_sensors import check_resolutions, draw_grid
-from mdpretrain.prompts.scene import PromptScene, SparseMaps
+from mdpretrain.prompts.blocks import check_resolutions, draw_grid
+from mdpretrain.prompts.scene import EDGE, PromptScene, SparseMaps
 from mdpretrain.prompts.settings import check_number, check_range, log_uniform, uniform
 
 GREY = 0.18  # reflectance of the surface by which the range is stated
 DARKEST = 0.01  # reflectance of a black surface
-EDGE = 1.1  # ratio of neighbouring depths that makes an edge
 SPECKLE = 0.2  # standard deviation of the logarithm of a pixel's signal
 
 
@@ -93,7 +91,7 @@ class TimeOfFlight:
 
     def _add_flying_pixels(self, small: PromptScene, depth_m: np.ndarray, rng: np.random.Generator) -> None:
         """Put a part of the pixels at edges anywhere between the nearest and the farthest of their 3 x 3 neighbours, in place."""
-        near_m, far_m = neighbourhood_range(small, 1)
+        near_m, far_m = small.neighbourhood_range(1)
         mixes = (far_m > EDGE * near_m) & (rng.random(small.shape) < self.flying)
         share = rng.random(small.shape)
         depth_m[mixes] = near_m[mixes] + share[mixes] * (far_m[mixes] - near_m[mixes])
@@ -164,11 +162,3 @@ def projector_shadow(scene: PromptScene, baseline_m: float) -> np.ndarray:
     lit_at = columns - disparity
     leftmost = np.minimum.accumulate(lit_at[:, ::-1], axis=1)[:, ::-1]
     return lit_at > leftmost + 1e-6
-
-
-def neighbourhood_range(scene: PromptScene, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest and farthest usable depth within a square of ``2 radius + 1`` pixels, float32 (H, W); inf and 0 where there is none."""
-    square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    near_m = cv2.erode(np.where(scene.usable, scene.depth_m, np.float32(np.inf)), square, borderValue=float("inf"))
-    far_m = cv2.dilate(np.where(scene.usable, scene.depth_m, np.float32(0)), square, borderValue=0.0)
-    return near_m, far_m

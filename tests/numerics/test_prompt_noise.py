@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import pytest
+import yaml
 from jsonargparse import ArgumentParser
 from prompt_scenes import draw, scene_of, step, textured, wall
 
@@ -131,6 +134,15 @@ def test_the_recipes_form() -> None:
     assert options.weights == {"uniform": 4, "lidar": 2, "anchors": 1} and options.lidar.lines == (8, 8)
     assert options.lidar.beam.divergence_mrad == 1 and options.noise is not None and options.noise.outliers == (0, 0.02)
     assert parse({"count": [1, 2]}) == PromptOptions((1, 2))
+
+
+def test_the_documented_recipe_is_one(repository: pathlib.Path) -> None:
+    text = (repository / "docs" / "prompts.md").read_text()
+    block = text[text.index("    data:\n") :].split("\n\n")[0]
+    options = parse(yaml.safe_load(block)["data"]["prompt"])
+    assert options.weights is not None and set(options.weights) == set(PROMPT_KINDS)
+    for kind in PROMPT_KINDS:  # every kind has its row in the table and its picture
+        assert f"\n| `{kind}` | " in text and (repository / f"docs/images/prompts/{kind}.png").stat().st_size < 150_000
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from mdpretrain.data.collate import collate
 from mdpretrain.data.colour import ColourJitter, chroma_matrix, tone_table
 from mdpretrain.data.datamodule import ShardDataModule
 from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
+from mdpretrain.structures import PROMPT_KINDS
 
 NO_LIMITS = RowOptions()
 
@@ -73,6 +74,19 @@ def test_random_numbers_depend_on_seed_and_position_only() -> None:
     with_prompt = row(1, 2, PromptOptions((5, 5)))
     np.testing.assert_array_equal(with_prompt.image, row(1, 2).image)  # asking for prompts does not change the crops
     assert with_prompt.prompt_mask is not None and with_prompt.prompt_mask.sum() == 5
+
+
+def test_the_kind_of_prompt_travels_into_the_batch() -> None:
+    def row(metric: bool, **weights: float):
+        sample = make_sample("a") if metric else make_sample("b", metric=False, camera=None)
+        return SamplePipeline((20, 24), None, PromptOptions((5, 5), weights=weights or None), 0)(sample, 1, NO_LIMITS)
+
+    rows = [row(True), row(True, lidar=1.0), row(False, lidar=1.0), row(True, anchors=2.0)]
+    prompt = collate(rows).prompt
+    assert prompt is not None and prompt.kind is not None and prompt.kind.dtype == torch.int64
+    expected = [PROMPT_KINDS.index("uniform"), PROMPT_KINDS.index("lidar"), -1, PROMPT_KINDS.index("anchors")]
+    assert prompt.kind.tolist() == expected and prompt.rows(slice(1, 3)).kind.tolist() == expected[1:3]
+    assert not prompt.mask[2].any() and prompt.mask[3].sum() == 20 * 24
 
 
 def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> None:
