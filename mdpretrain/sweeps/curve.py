@@ -25,7 +25,7 @@ from mdpretrain.sweeps.sweep_file import Sweep
 class Mean:
     """The runs of one x: their mean, and Student's interval of it (None with one run, or where all are equal to the last digit)."""
 
-    x: float
+    x: int | float
     label: str
     runs: int
     mean: float
@@ -70,13 +70,13 @@ def _sorted(sweep: Sweep) -> list[Any]:
     return sorted(sweep.vary.all_points(), key=lambda point: point.x)
 
 
-def _mean(x: float, label: str, values: list[float], sweep: Sweep) -> Mean | None:
+def _mean(x: int | float, label: str, values: list[float], sweep: Sweep) -> Mean | None:
     if not values:
         return None
     mean, count = float(np.mean(values)), len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-    if error == 0:
+    if len(set(values)) < 2:
         return Mean(x, label, count, mean, None, None)
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
     half = float(stats.t.ppf((1 + sweep.confidence) / 2, count - 1)) * error
     return Mean(x, label, count, mean, mean - half, mean + half)
 

@@ -169,7 +169,7 @@ def load_sweep(path: Path) -> Sweep:
     return read_record(Sweep, load_yaml(path), str(path))
 
 
-def filled(value: Any, x: float) -> Any:
+def filled(value: Any, x: int | float) -> Any:
     """``value`` with x for every ``{x}``: as a number where the text is nothing else."""
     if isinstance(value, str):
         return x if value == PLACE else value.replace(PLACE, str(x))

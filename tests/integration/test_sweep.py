@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_shards import write_folder
+from tiny_shards import CAMERA, HEIGHT, WIDTH, make_sample, plane_depth, write_folder
 from training_runs import KillAt, column, recipe, run
 
 import mdpretrain.training_cli
+from data_shards.writer import write_shard
 from mdpretrain.sweeps.command import sweep_command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,7 +27,9 @@ def forked(arguments: list[str], held: int) -> int:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("shards")
-    write_folder(root / "train", [40], "train")
+    depth = plane_depth(CAMERA, WIDTH, HEIGHT)
+    (root / "train").mkdir()
+    write_shard(root / "train/00000.tar", [make_sample(f"train/{k:04d}", depth=depth * (1 + k / 20)) for k in range(40)])
     write_folder(root / "val", [3], "val")
     return root
 
