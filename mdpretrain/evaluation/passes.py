@@ -119,6 +119,8 @@ def read_prompt_options(path: pathlib.Path) -> PromptOptions:
             table = table[key]
     if not isinstance(table, dict) or "count" not in table:
         raise ValueError(f"--prompt {path}: no data.prompt with a count in it; give a recipe that draws prompts")
+    if unknown := sorted(set(table) - {field.name for field in dataclasses.fields(PromptOptions)}):  # an empty table would be passed over
+        raise ValueError(f"--prompt {path}: prompts have no setting {unknown[0]!r}; see docs/prompts.md for those there are")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PromptOptions, "prompt")
     try:
