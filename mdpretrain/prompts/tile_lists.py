@@ -26,7 +26,7 @@ from torch import Tensor
 
 SAMPLED_ROWS = 7  # of a block of cells, from its first to its last
 SAMPLED_POINTS = 6  # of each of those rows (k, if that is more)
-ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}  # candidates in work, before they are compared with U
+ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}  # candidates in work, before they are compared with U
 LONG_LIST = 48  # from here on thinning costs less than it saves
 PIVOTS = 3  # times k: the points nearest to a tile that the others are compared with
 NOWHERE = torch.iinfo(torch.int64).max
