@@ -1,7 +1,7 @@
 """``compiled``: a loop in machine code where numba is installed (``pip install 'mdpretrain[fast]'``), the same loop in Python where not.
 
 Nothing is allowed to LLVM that would change a float (no ``fastmath``). The machine code is kept beside the module's file, or where
-``NUMBA_CACHE_DIR`` says, so that workers and later runs load it instead of compiling it again. No loop starts threads by itself:
+``NUMBA_CACHE_DIR`` says, so that workers and later runs load it instead of compiling it again (not a script's). No loop starts threads by itself:
 whoever wants several calls it from several (the interpreter's lock is released), so processes may fork afterwards.
 """
 
@@ -27,6 +27,8 @@ def compiled(function: Function) -> Function:
     if numba is None:
         return function
     options = {"nogil": True, "error_model": "numpy"}
+    if function.__module__.partition(".")[0] != "mdpretrain":  # a script: its module's name differs from process to process
+        return numba.njit(**options)(function)
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder that it may write its cache to

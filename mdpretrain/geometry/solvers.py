@@ -111,21 +111,28 @@ def _solve(x: Tensor, y: Tensor, w: Tensor, non_negative_scale: bool) -> AffineF
     total = w.sum(-1)
     usable = total > 0
     share = w / torch.where(usable, total, 1.0)[..., None]
-    mean_x, mean_y = (share * x).sum(-1), (share * y).sum(-1)
-    centred = torch.where(w > 0, x - mean_x[..., None], 0.0)
-    variance = (share * centred * centred).sum(-1)
-    energy = (share * x * x).sum(-1)
+    mean_x, mean_y = _dot(share, x), _dot(share, y)
+    centred = x - mean_x[..., None]
+    weighted = share * centred
+    variance = _dot(weighted, centred)
+    covariance = _dot(weighted, y - mean_y[..., None])
+    energy = variance + mean_x * mean_x  # of x about zero
     flat = variance <= FLAT_RELATIVE_VARIANCE * energy
 
-    slope = (share * centred * (y - mean_y[..., None])).sum(-1) / torch.where(flat, 1.0, variance)
+    slope = covariance / torch.where(flat, 1.0, variance)
     if non_negative_scale:
         slope = slope.clamp_min(0.0)
-    scale_only = (share * x * y).sum(-1) / torch.where(energy > 0, energy, 1.0)
+    scale_only = (covariance + mean_x * mean_y) / torch.where(energy > 0, energy, 1.0)
     rising = scale_only > 0
 
     scale = torch.where(flat, torch.where(rising, scale_only, 0.0), slope)
     shift = torch.where(flat, torch.where(rising, 0.0, mean_y), mean_y - slope * mean_x)
     return AffineFit(torch.where(usable, scale, 1.0), torch.where(usable, shift, 0.0), usable)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products along the last axis, without storing them: prompts may have a point in every pixel."""
+    return (a[..., None, :] @ b[..., :, None])[..., 0, 0]
 
 
 def _residual(fit: AffineFit, x: Tensor, y: Tensor) -> Tensor:

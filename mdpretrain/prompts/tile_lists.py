@@ -26,7 +26,7 @@ from torch import Tensor
 
 SAMPLED_ROWS = 7  # of a block of cells, from its first to its last
 SAMPLED_POINTS = 6  # of each of those rows (k, if that is more)
-ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}  # candidates in work, before they are compared with U
+ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}  # candidates in work, before they are compared with U
 LONG_LIST = 48  # from here on thinning costs less than it saves
 PIVOTS = 3  # times k: the points nearest to a tile that the others are compared with
 NOWHERE = torch.iinfo(torch.int64).max
@@ -175,7 +175,7 @@ def _lists(grid: PointGrid, tile: Tensor, reach: Tensor, owner: Tensor, begin: T
 
 
 def _beaten(grid: PointGrid, place: Tensor, own: Tensor, length: Tensor, top: Tensor, left: Tensor, k: int) -> Bool[Tensor, " n"]:
-    """Whether a point of a long list is farther from the whole tile than k of the points nearest to the tile's centre."""
+    """Whether a point of a long list is farther from the whole tile than k others (of those nearest to the tile's centre)."""
     entry = (length[own] > LONG_LIST).nonzero()[:, 0]
     long = (length > LONG_LIST).nonzero()[:, 0]
     renamed = torch.empty_like(length)
@@ -183,17 +183,24 @@ def _beaten(grid: PointGrid, place: Tensor, own: Tensor, length: Tensor, top: Te
     own = renamed[own[entry]]
     west, north, last = left[long][own], top[long][own], grid.side - 1
     u, v = grid.u[place[entry]] - west, grid.v[place[entry]] - north  # from the tile's first pixel
+    far = torch.maximum(u, last - u).square() + torch.maximum(v, last - v).square()
+    near = ((-u).clamp_min(0) + (u - last).clamp_min(0)).square() + ((-v).clamp_min(0) + (v - last).clamp_min(0)).square()
+    kth = smallest(_padded(far, own, length[long], NOWHERE), k)[:, -1]  # U by all the points, where a sample was larger
     away = _padded((2 * u - last).square() + (2 * v - last).square(), own, length[long], NOWHERE)
-    starts = length[long].cumsum(0) - length[long]
-    pivot = away.topk(min(PIVOTS * k, LONG_LIST), dim=1, largest=False).indices + starts[:, None]
-    energy, beaten = u.square() + v.square(), torch.zeros_like(u, dtype=torch.int32)
+    nearest = away.topk(min(PIVOTS * k, LONG_LIST), dim=1, largest=False).indices
+    pivot = nearest + (length[long].cumsum(0) - length[long])[:, None]
+    inside = (near <= kth[own]).nonzero()[:, 0]
+    own, energy, others_u, others_v = own[inside], u.square() + v.square(), u, v
+    others_energy, u, v, energy = energy, u[inside], v[inside], energy[inside]
+    beaten = torch.zeros_like(u, dtype=torch.int32)
     for j in range(pivot.shape[1]):
         other = pivot[:, j]
-        slope_u, slope_v = 2 * (u[other][own] - u), 2 * (v[other][own] - v)
+        slope_u, slope_v = 2 * (others_u[other][own] - u), 2 * (others_v[other][own] - v)
         # |p - point|^2 - |p - other|^2 is linear in p: its minimum over the tile is at a corner.
-        beaten += energy - energy[other][own] + last * (slope_u.clamp_max(0) + slope_v.clamp_max(0)) > 0
+        beaten += energy - others_energy[other][own] + last * (slope_u.clamp_max(0) + slope_v.clamp_max(0)) > 0
     result = torch.zeros(len(place), dtype=torch.bool, device=place.device)
-    result[entry] = beaten >= k
+    result[entry] = True
+    result[entry[inside]] = beaten >= k
     return result
 
 

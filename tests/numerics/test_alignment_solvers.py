@@ -65,6 +65,15 @@ def test_exact_data_are_solved_exactly(solve) -> None:
     torch.testing.assert_close(fit.shift, torch.full_like(fit.shift, -0.2), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("solve", SCALE_SHIFT)
+def test_autocast_changes_nothing(solve) -> None:
+    x, y, w = random_problem(8)
+    expected = solve(x, y, w)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = solve(x, y, w)
+    assert torch.equal(found.scale, expected.scale) and torch.equal(found.shift, expected.shift)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
 def test_the_robust_variants_survive_gross_outliers(share: float) -> None:
     generator = torch.Generator().manual_seed(4)

@@ -41,7 +41,7 @@ def test_quick_prints_one_line_per_configuration(benchmark, capsys: pytest.Captu
     algorithms = {row[0]: row for row in rows[6:]}
     assert list(algorithms) == list(benchmark.ALGORITHMS)
     assert all(float(cell) >= 0 for row in algorithms.values() for cell in row[3:6])
-    assert all(row[6] == "0.0%" for name, row in algorithms.items() if name != "jump flooding")
+    assert all(row[6] == "0.000%" for name, row in algorithms.items() if name != "jump flooding")
 
 
 def test_every_algorithm_finds_the_same_neighbours(benchmark) -> None:
