@@ -1,8 +1,8 @@
 """``compiled``: a loop in machine code where numba is installed (``pip install 'mdpretrain[fast]'``), the same loop in Python where not.
 
 Nothing is allowed to LLVM that would change a float (no ``fastmath``). The machine code is kept beside the module's file, or where
-``NUMBA_CACHE_DIR`` says, so that workers and later runs load it instead of compiling it again (not a script's). No loop starts threads by itself:
-whoever wants several calls it from several (the interpreter's lock is released), so processes may fork afterwards.
+``NUMBA_CACHE_DIR`` says, so that workers and later runs load it instead of compiling it again (a script's is not kept). No loop starts
+threads by itself: whoever wants several calls it from several (the interpreter's lock is released), so processes may fork afterwards.
 """
 
 from __future__ import annotations

@@ -121,8 +121,10 @@ def _reach(grid: PointGrid, tile: Int[Tensor, " T"], k: int) -> Int[Tensor, " T"
     count = torch.where(inside, grid.start[cell + (column + ring + 1).clamp_max(columns)[:, None]] - begin, 0)[..., None]
     number = max(SAMPLED_POINTS, k)
     entry = torch.arange(number, device=tile.device)
-    spread = torch.where(count < number, entry, count * (2 * entry + 1) // (2 * number))  # all, or evenly spaced ones
-    place = (begin[..., None] + spread).clamp_max(max(0, len(grid.u) - 1))
+    # Those nearest to the tile's own column (all of a row that has fewer).
+    middle = grid.start[cell + column[:, None]][..., None] - number // 2
+    begin = torch.minimum(torch.maximum(middle, begin[..., None]), begin[..., None] + (count - number).clamp_min(0))
+    place = (begin + entry).clamp_max(max(0, len(grid.u) - 1))
     far = _farthest(grid, place, row[:, None, None] * grid.side, column[:, None, None] * grid.side) if len(grid.u) else place
     far = torch.where(entry < count, far, NOWHERE).flatten(1)
     kth = smallest(far, min(k, far.shape[1])).gather(1, (wanted - 1).clamp_min(0)[:, None])[:, 0]
