@@ -11,7 +11,7 @@ from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.labeling.labeler import Labeler, LabelRequest
 from mdpretrain.labeling.prior_labeler import PriorLabeler, PriorRequest
-from mdpretrain.labeling.shard_labeler import LabelResult, best_device
+from mdpretrain.labeling.shard_labeler import LabelResult, ShardLabeler, best_device
 from mdpretrain.networks.module_config import record_and_build
 from mdpretrain.networks.priors import CheckpointPrior, FrozenPrior
 from mdpretrain.networks.transformers_prior import TransformersPrior
@@ -22,12 +22,13 @@ def label_command(argv: list[str]) -> int:
     """``mdpretrain label --checkpoint RUN --shards FOLDER --output FOLDER [--prompt-count LOW HIGH | --as prior] ...``."""
     options = _parser().parse_args(argv)
     task = array_task(options.task_id, options.num_tasks, os.environ)
+    labeler: ShardLabeler
     if options.kind == "prior":
-        labeler: Labeler | PriorLabeler = _prior_labeler(options)
-        what = f"priors of {labeler.fingerprint[:12]}"
+        labeler = priors = _prior_labeler(options)
+        what = f"priors of {priors.fingerprint[:12]}"
     else:
-        labeler = _labeler(options)
-        what = f"pseudo-labels of teacher {labeler.predictor.fingerprint[:12]}"
+        labeler = labels = _labeler(options)
+        what = f"pseudo-labels of teacher {labels.predictor.fingerprint[:12]}"
     result = labeler.label_folder(options.shards, options.output, options.quiet, task)
     print(f"{options.output}: {_summary(options.output, result, what, task)}")
     return 0

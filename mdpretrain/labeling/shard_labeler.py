@@ -148,8 +148,9 @@ class ShardLabeler(abc.ABC):
 
 
 def _count(output: Path, paths: Sequence[ShardPath], reused: int) -> LabelResult:
-    samples = sum(len(load_index(output / path.name).entries) for path in paths)
-    return LabelResult(samples, len(_rejects(output, paths)), len(paths), reused)
+    entries = [entry for path in paths for entry in load_index(output / path.name).entries]
+    labelled = sum(len(entry.members) > 1 for entry in entries)  # a stand-in is its meta alone
+    return LabelResult(labelled, len(_rejects(output, paths)), len(paths), reused)
 
 
 def _rejects(output: Path, paths: Sequence[ShardPath]) -> list[dict[str, str]]:

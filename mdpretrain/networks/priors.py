@@ -86,8 +86,8 @@ class CheckpointPrior(FrozenPrior):
 class StoredPrior(FrozenPrior):
     """The prior depth stored in the shard (``DepthBatch.prior_depth``), inverted; NaN where there is none.
 
-    ``mdpretrain label --as prior`` writes such priors (``docs/data_format.md``). The preparation treats NaN, at a pixel or all over an image,
-    as no prior; so samples with and without one can share a batch.
+    ``mdpretrain label --as prior`` writes such priors (``docs/data_format.md``). The preparation treats NaN, at a pixel or all over an
+    image, as no prior; so samples with and without one can share a batch.
     """
 
     def inverse_depth(self, batch: DepthBatch) -> Tensor:
