@@ -1,8 +1,8 @@
 """transformers' Depth Pro (decoder and head) as the state of our DPT decoder and head.
 
-Depth Pro projects by 1x1 and doubles one, two or three times by transposed convolutions without bias, linear all; ours projects, resizes by one
-transposed convolution and smooths by 3x3. A chain of transposed convolutions of kernel and stride 2 *is* one of kernel and stride 2^n,
-so the weights are composed, exactly, and the function is the same.
+Depth Pro projects by 1x1 and doubles one, two or three times by transposed convolutions without bias, linear all; ours projects, resizes by
+one transposed convolution and smooths by 3x3. A chain of transposed convolutions of kernel and stride 2 *is* one of kernel and stride
+2^n, so the weights are composed, exactly, and the function is the same.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _coarsest(neck: dict[str, Tensor]) -> dict[str, Tensor]:
     fuse, fuse_bias = neck["fuse_image_with_low_res.weight"][:, :, 0, 0], neck["fuse_image_with_low_res.bias"]
     width, hidden, of_image = len(low), low.shape[1], len(image)
     inner = width + of_image
-    project = _padded(low, inner, hidden + of_image) + _padded(torch.eye(of_image)[:, :, None, None], inner, hidden + of_image, width, hidden)
+    eye = torch.eye(of_image)[:, :, None, None]
+    project = _padded(low, inner, hidden + of_image) + _padded(eye, inner, hidden + of_image, width, hidden)
     branches = torch.cat([_padded(down, width, 2 * width), _padded(image, of_image, 2 * width, 0, width)])
     resize = torch.einsum("imkl,om->iokl", branches, fuse)
     bias = fuse_bias + fuse[:, width:] @ image_bias
@@ -71,7 +72,8 @@ def depth_pro_to_ours(state: dict[str, Tensor], levels: int) -> dict[str, Tensor
     for level in range(levels - 1):  # fine to coarse; Depth Pro counts from coarse to fine
         theirs = levels - 1 - level
         block = f"intermediate.{theirs - (levels - hooks)}" if level < hooks else f"scaled_images.{theirs}"
-        chain = [neck[f"feature_upsample.{block}.layers.{i}.weight"] for i in range(8) if f"feature_upsample.{block}.layers.{i}.weight" in neck]
+        names = [f"feature_upsample.{block}.layers.{i}.weight" for i in range(8)]
+        chain = [neck[name] for name in names if name in neck]
         smooth = neck.get(f"feature_projection.projections.{theirs}.weight")
         out |= _reassemble(f"decoder.reassemble.{level}", chain[0], chained(chain[1:]), None, smooth)
     for level in range(levels):

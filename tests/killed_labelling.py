@@ -11,11 +11,11 @@ import signal
 import sys
 from typing import Any
 
-from mdpretrain.labeling import labeler
+from mdpretrain.labeling import shard_labeler
 from mdpretrain.labeling.command import label_command
 
 calls = 0
-write_shard = labeler.write_shard
+write_shard = shard_labeler.write_shard
 
 
 def write_or_die(*arguments: Any, **options: Any) -> Any:
@@ -30,5 +30,5 @@ def write_or_die(*arguments: Any, **options: Any) -> Any:
 
 if __name__ == "__main__":
     marker = pathlib.Path(sys.argv[1])
-    labeler.write_shard = write_or_die
+    shard_labeler.write_shard = write_or_die
     sys.exit(label_command(sys.argv[2:]))

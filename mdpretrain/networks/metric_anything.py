@@ -207,7 +207,7 @@ class MetricAnythingStudent(nn.Module):
         scales: level scales, fine to coarse; null: 4, 4, 2, 1 and 0.5 for a ViT with four hooked layers, 1 for a pyramid, and
             8, 4, 4, 4, 2, 2, 2 for the crops of several scales.
         positive_activation: "softplus", "exp" or "relu" (as released).
-        upsampling: between the decoder's levels and in the head: "bilinear" (DPT) or "transposed" convolutions (as released, and Depth Pro).
+        upsampling: between the decoder's levels and in the head: "bilinear" (DPT) or "transposed" convolutions (the release, Depth Pro).
         head_channels, head_layers: see DPTHead (32 and 4 in the release; 32 and 0 in Depth Pro).
 
     Raises:

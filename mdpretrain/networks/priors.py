@@ -86,16 +86,16 @@ class CheckpointPrior(FrozenPrior):
 class StoredPrior(FrozenPrior):
     """The prior depth stored in the shard (``DepthBatch.prior_depth``), inverted; NaN where there is none.
 
-    ``mdpretrain label --as prior`` writes such priors (``docs/data_format.md``). What the preparation makes of NaN it makes of pixels, or of
-    whole images, without a prior; so samples with and without one can share a batch.
+    ``mdpretrain label --as prior`` writes such priors (``docs/data_format.md``). The preparation treats NaN, at a pixel or all over an
+    image, as no prior; so samples with and without one can share a batch.
     """
 
     def inverse_depth(self, batch: DepthBatch) -> Tensor:
         """Raises ValueError if no sample of the batch carries a prior."""
         if batch.prior_depth is None:
             raise ValueError(
-                "StoredPrior needs samples with a prior depth and these have none: write one with `mdpretrain label --as prior` and name its "
-                "folder under the row's sidecars, or choose another prior"
+                "StoredPrior needs samples with a prior depth and these have none: write one with `mdpretrain label --as prior` and name "
+                "its folder under the row's sidecars, or choose another prior"
             )
         depth = batch.prior_depth
         return torch.where(depth > 0, 1.0 / depth.clamp(min=MINIMUM_DEPTH_M), torch.nan)

@@ -6,9 +6,9 @@
     control         f + Z(copy(image + Z(prompt))) of every encoder feature f             ControlNet eq. 2
     none            x: the network without prompt, which the others cost their overhead over
 
-``Z`` is a 1x1 convolution that starts at zero, so with each of them the network at step 0 is the one without prompt, to the bit. PromptDA has
-the second and third inside the ViT's blocks; here they stand where addition stands, at every decoder level, because the encoder is shared
-with the prompt-free student and sees no prompt (spec 1.3). So what differs between two of these networks is the operation alone.
+``Z`` is a 1x1 convolution that starts at zero, so with each of them the network at step 0 is the one without prompt, to the bit. PromptDA
+has the second and third inside the ViT's blocks; here they stand where addition stands, at every decoder level, because the encoder is
+shared with the prompt-free student and sees no prompt (spec 1.3). So what differs between two of these networks is the operation alone.
 
 Legend: ``B`` batch, ``C`` channels of a level, ``h w`` its grid, ``P`` prompt channels, ``H W`` padded pixels, ``T`` prompt tokens.
 """
@@ -76,8 +76,8 @@ class AdaptiveNormFusion(nn.Module):
 class CrossAttentionFusion(nn.Module):
     """Every cell of the level asks the prompt's tokens, wherever they lie; both say their place by sines and cosines.
 
-    The tokens are the prompt's maps averaged to at most ``TOKENS_PER_SIDE`` squared cells and embedded: attention to every pixel of a 1536 x
-    1536 prompt does not fit any machine.
+    The tokens are the prompt's maps averaged to at most ``TOKENS_PER_SIDE`` squared cells and embedded: attention to every pixel of a
+    1536 x 1536 prompt does not fit any machine.
 
     Args:
         prompt_channels, features, width: see PromptFusion; the width is divided among the heads.
@@ -140,7 +140,9 @@ def _with_place(cells: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
     height, width = cells.shape[-2:]
     angles = [2 * math.pi * (torch.arange(size, device=cells.device) + 0.5) / size for size in (height, width)]
     rows, columns = angles[0][:, None].expand(height, width), angles[1][None].expand(height, width)
-    waves = [wave(2**power * angle) for power in range(POSITION_FREQUENCIES) for angle in (rows, columns) for wave in (torch.sin, torch.cos)]
+    waves = [
+        wave(2**power * angle) for power in range(POSITION_FREQUENCIES) for angle in (rows, columns) for wave in (torch.sin, torch.cos)
+    ]
     return torch.cat([cells, torch.stack(waves).to(cells.dtype).expand(len(cells), -1, -1, -1)], dim=1)
 
 

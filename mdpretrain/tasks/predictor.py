@@ -70,13 +70,19 @@ class Predictor(nn.Module):
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the configs and every weight: equal exactly when two checkpoints predict the same."""
-        parts = {name: module for name in ("network", "preparation", "prior") if (module := getattr(self, name)) is not None}
-        configs = {name: module_config(module) for name, module in parts.items()}
-        digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        names = ("network", "preparation", "prior")
+        return fingerprint_of({name: module for name in names if (module := getattr(self, name)) is not None})
+
+
+def fingerprint_of(modules: dict[str, nn.Module]) -> str:
+    """SHA-256 (hexadecimal) over how named modules were built and every weight in them."""
+    configs = {name: module_config(module) for name, module in modules.items()}
+    digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
+    weights = {key: value for name, module in modules.items() for key, value in module.state_dict(prefix=f"{name}.").items()}
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:

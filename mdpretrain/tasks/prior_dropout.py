@@ -24,9 +24,7 @@ def dropped(position: Int[Tensor, " B"], probability: float) -> Bool[Tensor, " B
     return _shifted(state, 11).double() * 2.0**-53 < probability
 
 
-def drop_prior(
-    prior_inverse_depth: Float[Tensor, "B 1 H W"], position: Int[Tensor, " B"], probability: float
-) -> Float[Tensor, "B 1 H W"]:
+def drop_prior(prior_inverse_depth: Float[Tensor, "B 1 H W"], position: Int[Tensor, " B"], probability: float) -> Float[Tensor, "B 1 H W"]:
     """The prior, NaN in the images that lose it: ``PromptPreparation`` makes of those what it makes without a prior."""
     lost = dropped(position, probability)[:, None, None, None]
     return torch.where(lost, torch.nan, prior_inverse_depth)

@@ -118,7 +118,7 @@ def test_interrupted_labelling_continues_to_the_same_bytes(
 ) -> None:
     Labeler(student(), REQUEST).label_folder(shards, tmp_path / "whole", quiet=True)
     calls = 0
-    predict = Labeler._predict
+    predict = Labeler.predict
 
     def interrupted(self: Labeler, group: list) -> dict:
         nonlocal calls
@@ -127,7 +127,7 @@ def test_interrupted_labelling_continues_to_the_same_bytes(
             raise KeyboardInterrupt
         return predict(self, group)
 
-    monkeypatch.setattr(Labeler, "_predict", interrupted)
+    monkeypatch.setattr(Labeler, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Labeler(student(), REQUEST).label_folder(shards, tmp_path / "pieces", quiet=True)
     assert len(list((tmp_path / "pieces").glob("*.tar"))) < 3

@@ -123,6 +123,37 @@ def test_depth_anything_from_its_own_files(kind, tmp_path):
     torch.testing.assert_close(rebuilt(batch), inverse)
 
 
+def test_depth_anything_v1s_files_say_nothing_of_metres_and_mean_inverse_depth(tmp_path):
+    """Its published config is older than the key, and its preprocessor names the square that the shorter side is resized to."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = _depth_anything(transformers)
+    model.save_pretrained(tmp_path / "v1")
+    config = json.loads((tmp_path / "v1" / "config.json").read_text())
+    for key in ("depth_estimation_type", "max_depth"):
+        config.pop(key, None)
+    (tmp_path / "v1" / "config.json").write_text(json.dumps(config))
+    published = {
+        "do_normalize": True,
+        "do_pad": False,
+        "do_rescale": True,
+        "do_resize": True,
+        "ensure_multiple_of": 14,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_processor_type": "DPTImageProcessor",
+        "image_std": [0.229, 0.224, 0.225],
+        "keep_aspect_ratio": True,
+        "resample": 3,
+        "size": {"height": 518, "width": 518},
+    }
+    (tmp_path / "v1" / "preprocessor_config.json").write_text(json.dumps(published))
+    prior = build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "v1")}})
+    assert (prior.predicted, prior.short_side, prior.multiple, prior.fixed_size) == ("inverse_depth", 518, 14, None)
+    assert prior._input_size(480, 640) == (518, 686) and prior._input_size(518, 518) == (518, 518)
+    smaller = build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "v1"), "short_side": 42}})
+    assert smaller(made_batch(48, 64)).isfinite().all()
+
+
 def test_depth_pros_raw_output_is_already_inverse(tmp_path):
     """Its own post-processing is the oracle: depth = 1 / raw (up to the camera's factor, which an affine prior does not need)."""
     transformers = pytest.importorskip("transformers")

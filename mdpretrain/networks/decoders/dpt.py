@@ -6,6 +6,7 @@ caller's choice, so one decoder serves Depth Pro's order, Deep-to-Deep skips and
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch.nn.functional as F
@@ -223,9 +224,11 @@ def doubled_levels(strides: list[int], scales: list[float], output_scale: int) -
         ValueError: a level that is followed by more than twice its grid.
     """
     grids = [scale / stride for stride, scale in zip(strides, scales, strict=True)]
-    factors = [float(output_scale), *(finer / coarser for finer, coarser in zip(grids, grids[1:]))]
+    factors = [float(output_scale), *(finer / coarser for finer, coarser in itertools.pairwise(grids))]
     if wrong := next((factor for factor in factors if factor not in (1.0, 2.0)), None):
-        raise ValueError(f"upsampling 'transposed' doubles a level or leaves it, and one is followed by {wrong:g} times its grid: set scales")
+        raise ValueError(
+            f"upsampling 'transposed' doubles a level or leaves it, and one is followed by {wrong:g} times its grid: set scales"
+        )
     return [factor == 2.0 for factor in factors]
 
 

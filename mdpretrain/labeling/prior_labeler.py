@@ -1,0 +1,109 @@
+"""Priors as sidecars: a frozen network's inverse depth for every image of a folder, computed once instead of at every training step.
+
+What is stored is a depth map, as the schema has it, whose reciprocal is the prior up to an affine map: per image
+
+    inverse' = FLOOR + (1 - FLOOR) * (inverse - lowest) / (highest - lowest),      prior depth = 1 / inverse'     in [1, 1 / FLOOR]
+
+so any network's inverse depth fits, negative values of an affine-invariant one and the zeros of a ReLU included, and the 16-bit codec has
+the same precision for all (3.6e-5 relative). What the map loses, scale and shift, is what an alignment finds anew: ``StoredPrior`` gives
+the reciprocal. A flat prior is stored as 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_shards.index import IndexedShard
+from data_shards.samples import META_SUFFIX, members_to_sample
+from data_shards.schema import DepthType, Sample
+from data_shards.sidecars import sidecar_members
+from data_shards.writer import KeyedMembers
+from mdpretrain.data.collate import collate
+from mdpretrain.data.pipeline import Row, RowOptions, SamplePipeline
+from mdpretrain.data.resample import ray_to_z
+from mdpretrain.labeling.shard_labeler import Read, ShardLabeler
+from mdpretrain.networks.priors import FrozenPrior
+from mdpretrain.tasks.predictor import fingerprint_of
+
+FLOOR = 0.01  # of the reciprocal: the farthest pixel stands at 100 times the nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorRequest:
+    """Working size: the image's long side in pixels, and what both sides are multiples of."""
+
+    long_side: int = 518
+    multiple: int = 14
+
+
+class PriorLabeler(ShardLabeler):
+    """Writes the prior of every sample of a folder into a sidecar folder (``data_shards.sidecars``): same keys, same order, none left out.
+
+    A sample that cannot be read gets an entry without a prior, and is listed among the rejects.
+
+    Args:
+        prior: a frozen prior that was built from a config, on its device; ``CheckpointPrior``, ``TransformersPrior``, ...
+        request: the working size.
+        batch_size, decode_threads: see ShardLabeler.
+    """
+
+    def __init__(self, prior: FrozenPrior, request: PriorRequest, batch_size: int = 8, decode_threads: int = 2) -> None:
+        super().__init__(batch_size, decode_threads)
+        self.prior = prior
+        self.request = request
+        self.fingerprint = fingerprint_of({"prior": prior})
+        self.pipeline = SamplePipeline(None, None, None, 0, request.long_side, request.multiple)
+
+    def describe(self) -> dict[str, Any]:
+        """The prior, the request and the form in which priors are stored."""
+        return {
+            "sidecar": "prior",
+            "prior": self.fingerprint,
+            "request": dataclasses.asdict(self.request),
+            "stored_form": {"reciprocal_of": "inverse depth, affine to [floor, 1] per image", "floor": FLOOR},
+        }
+
+    def read(self, shard: IndexedShard, position: int) -> Read | str:
+        """The image at the working size, or why there is none."""
+        key = shard.keys[position]
+        try:
+            sample = members_to_sample(key, shard.read(position), fields=())
+            return position, sample, self.pipeline(sample, position, RowOptions())
+        except ValueError as error:
+            return str(error)
+
+    @torch.no_grad()
+    def predict(self, group: list[Read]) -> dict[int, Sample | KeyedMembers]:
+        """The members of each sample's sidecar."""
+        device = next((tensor.device for tensor in self.prior.state_dict().values()), torch.device("cpu"))
+        batch = collate([row for _, _, row in group]).to(device)
+        inverse_depths = self.prior(batch).float().cpu().numpy()[:, 0]
+        return {position: _members(sample, row, inverse) for (position, sample, row), inverse in zip(group, inverse_depths)}
+
+    def stand_in(self, shard: IndexedShard, position: int) -> KeyedMembers:
+        """The meta alone: a sidecar has an entry for every key."""
+        return shard.keys[position], {META_SUFFIX: shard.read(position)[META_SUFFIX]}
+
+
+def stored_prior(inverse_depth: np.ndarray) -> np.ndarray:
+    """Inverse depth (H, W), any affine, finite -> the prior depth that is stored, float32 in [1, 1 / FLOOR]; see the top of this file."""
+    inverse = inverse_depth.astype(np.float64)
+    lowest, highest = inverse.min(), inverse.max()
+    share = (inverse - lowest) / (highest - lowest) if highest > lowest else np.ones_like(inverse)
+    return (1 / (FLOOR + (1 - FLOOR) * share)).astype(np.float32)
+
+
+def _members(sample: Sample, row: Row, inverse_depth: np.ndarray) -> KeyedMembers:
+    if not np.isfinite(inverse_depth).all():
+        raise ValueError(f"{row.key}: the prior predicts inverse depth that is not finite; is its training broken?")
+    prior = stored_prior(inverse_depth)
+    if sample.meta.depth_type == DepthType.RAY and sample.meta.camera is not None:
+        # a sample's depth maps are all of one type, and whoever reads this one turns it into z-depth again
+        prior = prior / ray_to_z(np.ones_like(prior), sample.meta.camera, sample.meta.image_size)
+    # the sidecar has no depth: the prior stands in its place so that only this one map is encoded
+    alone = Sample(sample.meta, sample.image_bytes, sample.image_format, depth=prior, prior=prior)
+    return sample.meta.key, sidecar_members(alone, ["prior"])
