@@ -61,7 +61,7 @@ def outliers(prompt: PromptOptions, _: int) -> list[Setting]:
     return [Setting(f"{100 * share:g} %", 100 * share, _noisy(prompt, outliers=(share, share))) for share in OUTLIERS]
 
 
-def _noisy(prompt: PromptOptions, **errors: tuple[float, float]) -> PromptOptions:
+def _noisy(prompt: PromptOptions, **errors: Any) -> PromptOptions:
     return dataclasses.replace(prompt, noise=dataclasses.replace(prompt.noise or PromptNoise(), probability=1.0, **errors))
 
 
