@@ -136,9 +136,9 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     first_loader = passes[0].loader()
     shards = ", ".join(str(path) for path in request.shards)
     facts = [("evaluated", f"{first_loader.samples} samples of {shards}")]
+    facts += [(f"image size {one.title}".rstrip(), one.describe_size()) for one in passes]
     if not request.prompt_protocols:
-        prompt = describe_prompt(passes[0].prompt, request.seed)
-        facts += [("image size", passes[0].frames.describe()), ("prompts", prompt)]
+        facts.append(("prompts", describe_prompt(passes[0].prompt, request.seed)))
     models, prior = _models(request, passes[0].prompt is not None, facts)
     resampling = Resampling(request.resamples, request.seed)
     agreement = Agreement(passes[0].protocols[0])
