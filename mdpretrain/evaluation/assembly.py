@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from mdpretrain.evaluation.panels import SampleCollector
 from mdpretrain.evaluation.passes import Frames, Pass, plain_pass, prompt_pass
 from mdpretrain.evaluation.protocols import Protocol
 from mdpretrain.evaluation.report import ReportContent, write_report
-from mdpretrain.evaluation.runner import Model, counted_pixels, measure, run_models
+from mdpretrain.evaluation.runner import Model, Observer, counted_pixels, measure, run_models
 from mdpretrain.evaluation.tables import MEDIAN_BASELINES, PROMPT_BASELINES
 from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.losses.targets import z_depth
@@ -137,9 +136,9 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     first_loader = passes[0].loader()
     shards = ", ".join(str(path) for path in request.shards)
     facts = [("evaluated", f"{first_loader.samples} samples of {shards}")]
+    facts += [(f"image size {one.title}".rstrip(), one.describe_size()) for one in passes]
     if not request.prompt_protocols:
-        prompt = describe_prompt(passes[0].prompt, request.seed)
-        facts += [("image size", passes[0].frames.describe()), ("prompts", prompt)]
+        facts.append(("prompts", describe_prompt(passes[0].prompt, request.seed)))
     models, prior = _models(request, passes[0].prompt is not None, facts)
     resampling = Resampling(request.resamples, request.seed)
     agreement = Agreement(passes[0].protocols[0])
@@ -149,7 +148,7 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     for number, one in enumerate(passes):
         collector = SampleCollector(-(-request.samples_shown // len(passes)), prior, one.title)
         loader = first_loader if number == 0 else one.loader()
-        observers = [collector, agreement] if number == 0 else [collector]
+        observers: list[Observer] = [collector, agreement] if number == 0 else [collector]
         size = one.frames.image_size
         if size not in medians:
             medians[size] = _medians(request, one, facts)
@@ -190,7 +189,7 @@ def describe_prompt(prompt: PromptOptions | None, seed: int) -> str:
     return f"{prompt.count[0]} to {prompt.count[1]} points, log-uniform, seed {seed}{kinds}"
 
 
-def _all_of(observers: list[Callable[[DepthBatch, dict[str, Tensor]], None]]) -> Callable[[DepthBatch, dict[str, Tensor]], None]:
+def _all_of(observers: list[Observer]) -> Observer:
     def observe(batch: DepthBatch, predictions_m: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for observer in observers:

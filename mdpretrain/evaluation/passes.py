@@ -69,6 +69,14 @@ class Pass:
     def loader(self) -> EvaluationLoader:
         return self.frames.loader(self.prompt, self.cut)
 
+    def describe_size(self) -> str:
+        """For the report."""
+        size = self.frames.image_size
+        if self.cut is None or size is None:
+            return self.frames.describe()
+        scaled = "at full size" if self.cut.rows is None else f"resized to {self.cut.rows} rows"
+        return f"{scaled}, {self.cut.vertical} {size[0]} × {size[1]} pixels (height × width)"
+
 
 def plain_pass(frames: Frames, prompt: PromptOptions | None, protocols: list[str]) -> Pass:
     """The pass of ``--prompt-count`` (or of no prompt) under pixel protocols."""

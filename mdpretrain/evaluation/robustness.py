@@ -48,7 +48,7 @@ class Axis:
 def density(prompt: PromptOptions, pixels: int) -> list[Setting]:
     """Uniform points, from five to a quarter of the pixels; nothing else of the evaluation's prompt but its noise."""
     counts = [count for count in COUNTS if count <= LARGEST_SHARE * pixels]
-    return [Setting(f"{count}", count, dataclasses.replace(prompt, count=(count, count), weights=None)) for count in counts]
+    return [Setting(f"{count}", float(count), dataclasses.replace(prompt, count=(count, count), weights=None)) for count in counts]
 
 
 def noise(prompt: PromptOptions, _: int) -> list[Setting]:
@@ -61,7 +61,7 @@ def outliers(prompt: PromptOptions, _: int) -> list[Setting]:
     return [Setting(f"{100 * share:g} %", 100 * share, _noisy(prompt, outliers=(share, share))) for share in OUTLIERS]
 
 
-def _noisy(prompt: PromptOptions, **errors: tuple[float, float]) -> PromptOptions:
+def _noisy(prompt: PromptOptions, **errors: Any) -> PromptOptions:
     return dataclasses.replace(prompt, noise=dataclasses.replace(prompt.noise or PromptNoise(), probability=1.0, **errors))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from mdpretrain.metrics.depth import METRICS
 
@@ -76,10 +77,13 @@ def _finish(panel: Axes, points: list[Point], metric: str) -> None:
     panel.set_ylabel(METRICS[metric].symbol)
     if any((point[metric] or 0) > 0 for point in points):
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
     if first["x"] is None:
         seen = {point["setting"]: point["seen"] for point in points}
-        names = [name + ("\n(not trained on)" if seen[name] is False else "") for name in _labels(points)]
-        panel.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7.5)
+        names = [name + " *" * (seen[name] is False) for name in _labels(points)]
+        panel.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+        panel.set_xlabel("* not trained on" if False in seen.values() else "", fontsize=8)
     else:
         if first["axis"] == "density":
             panel.set_xscale("log")

@@ -123,7 +123,7 @@ def _paired(model: str, best: Row, comparisons: list[dict[str, Any]]) -> str:
     interval = found["interval_95"]["abs_rel"] if found else None
     if found is None or interval is None:
         return ""
-    sure = "which excludes no difference" if interval[0] > 0 or interval[1] < 0 else "which does not exclude no difference"
+    sure = "which excludes zero" if interval[0] > 0 or interval[1] < 0 else "which does not exclude zero"
     difference = f"{found['difference']['abs_rel']:+.4f} [{interval[0]:+.4f}, {interval[1]:+.4f}]"
     return f" Paired image by image the difference is {difference} (95 %), {sure}."
 

@@ -86,6 +86,7 @@ def test_a_prompt_protocol_is_a_pixel_protocol_under_its_own_name():
 
 def test_sizes_are_the_protocols_unless_the_caller_has_one():
     own = prompt_pass("nyu_50", FRAMES, size_given=False, count_prompt_pixels=False)
+    assert own.describe_size() == "resized to 240 rows, centre 228 × 304 pixels (height × width)"
     assert own.frames.image_size == (228, 304) and own.cut.rows == 240 and own.title == "nyu_50"
     mine = prompt_pass("nyu_50", FRAMES, size_given=True, count_prompt_pixels=True)
     assert mine.frames.image_size == (96, 128) and mine.cut is None and not mine.protocols[0].exclude_prompt_pixels

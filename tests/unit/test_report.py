@@ -116,7 +116,7 @@ def test_verdicts_say_what_the_numbers_say():
 
 def test_a_verdict_says_what_the_paired_interval_says():
     rows = fake_rows(teacher=0.04, linear=0.05)
-    for low, high, words in ((-0.02, -0.005, "which excludes no difference"), (-0.02, 0.001, "which does not exclude no difference")):
+    for low, high, words in ((-0.02, -0.005, "which excludes zero"), (-0.02, 0.001, "which does not exclude zero")):
         paired = {"model": "teacher", "other": "linear", "protocol": "p"}
         paired |= {"difference": {"abs_rel": -0.01}, "interval_95": {"abs_rel": [low, high]}}
         ((holds, sentence),) = tables.verdicts(rows, "p", comparisons=[paired])
