@@ -50,13 +50,14 @@ class FusionBlock(nn.Module):
         self.align_corners = align_corners
         self.project = nn.Conv2d(features, features, 1)
 
-    def forward(self, level: Tensor, path: Tensor | None, prompt: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """``level`` [B C h w], ``path`` of the same shape from the coarser level -> [B C *size]."""
+    def forward(self, level: Tensor, path: Tensor | None, prompt: Tensor | None, size: tuple[int, int] | None) -> Tensor:
+        """``level`` [B C h w], ``path`` of the same shape from the coarser level -> [B C *size]; without ``size`` [B C h w]."""
         x = self.refine(level if self.skip_unit is None else path + self.skip_unit(level))
         if self.prompt_fusion is not None and prompt is not None:
             x = self.prompt_fusion(x, prompt)
         # The 1x1 runs before the resize: linear both, so they commute, and it is a quarter of the work.
-        return F.interpolate(self.project(x), size=size, mode="bilinear", align_corners=self.align_corners)
+        x = self.project(x)
+        return x if size is None else F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
 
 
 class DPTDecoder(nn.Module):
@@ -110,14 +111,17 @@ class DPTDecoder(nn.Module):
             for level in range(len(in_channels))
         )
 
-    def forward(self, pyramid: list[Tensor], prompt: Tensor | None = None) -> Tensor:
-        """``pyramid`` fine to coarse, each [B C_i h_i w_i]; ``prompt`` [B P H W] or None (unconditioned) -> [B F s*h_0 s*w_0]."""
+    def forward(self, pyramid: list[Tensor], prompt: Tensor | None = None, resize_last: bool = True) -> Tensor:
+        """``pyramid`` fine to coarse, each [B C_i h_i w_i]; ``prompt`` [B P H W] or None (unconditioned) -> [B F s*h_0 s*w_0].
+
+        ``resize_last=False`` leaves out the last resize, for ``striped_head``, which does it in pieces: [B F h_0 w_0].
+        """
         levels = [reassemble(feature) for reassemble, feature in zip(self.reassemble, pyramid, strict=True)]
         path: Tensor | None = None
-        last = (self.output_scale * levels[0].shape[-2], self.output_scale * levels[0].shape[-1])
+        last = (self.output_scale * levels[0].shape[-2], self.output_scale * levels[0].shape[-1]) if resize_last else None
         for index in reversed(range(len(levels))):
-            height, width = levels[index - 1].shape[-2:] if index else last
-            path = self.fusion[index](levels[index], path, prompt, (height, width))
+            size = (levels[index - 1].shape[-2], levels[index - 1].shape[-1]) if index else last
+            path = self.fusion[index](levels[index], path, prompt, size)
         assert path is not None
         return path
 
