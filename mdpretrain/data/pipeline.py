@@ -95,6 +95,7 @@ class Row:
     key: str
     source: str
     prior_depth: np.ndarray | None = None
+    edge_depth: np.ndarray | None = None
     confidence: np.ndarray | None = None
     prompt_depth_m: np.ndarray | None = None
     prompt_mask: np.ndarray | None = None
@@ -173,8 +174,9 @@ class SamplePipeline:
             source=meta.source,
         )
         if sample.prior is not None:
-            prior = sample_depth(self._z_depth(sample, sample.prior, RowOptions()), view, size)
-            row.prior_depth = np.where(np.isfinite(prior), prior, np.float32(0))
+            row.prior_depth = _finite(sample_depth(self._z_depth(sample, sample.prior, RowOptions()), view, size))
+        if sample.depth_edge is not None:
+            row.edge_depth = _finite(sample_depth(self._z_depth(sample, sample.depth_edge, options), view, size))
         if sample.confidence is not None:
             row.confidence = sample_nearest(sample.confidence, view, size)
         if self._sampler is not None:
@@ -240,6 +242,11 @@ def _split_sky(seen: np.ndarray, sky: np.ndarray) -> np.ndarray:
     valid = np.isfinite(seen) & ~sky
     np.putmask(seen, ~valid, np.float32(0))
     return valid
+
+
+def _finite(depth: np.ndarray) -> np.ndarray:
+    """0 where a map has no finite depth."""
+    return np.where(np.isfinite(depth), depth, np.float32(0))
 
 
 def _matrix(camera: Camera | None) -> np.ndarray:

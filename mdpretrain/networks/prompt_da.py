@@ -127,6 +127,8 @@ class PromptDA(nn.Module):
         return striped_head(self.head, decoded, decoded_size, (height, width), max(1, self.stripe_pixels // width)).sigmoid()
 
     def _start_from(self, path: pathlib.Path) -> None:
+        if next(self.parameters()).is_meta:  # built to be counted, or to be given its values by another process
+            return
         given = {key.replace("_orig_mod.", ""): value for key, value in module_weights(load_checkpoint(path), "network").items()}
         own = self.state_dict()
         optional = {key: value for key, value in own.items() if key.startswith(POINT_TOKENS_PREFIX) and key not in given}

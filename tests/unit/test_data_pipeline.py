@@ -82,12 +82,16 @@ def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> N
     sky = np.zeros((HEIGHT, WIDTH), bool)
     sky[2] = True
     confidence = np.full((HEIGHT, WIDTH), 0.25, np.float32)
-    full = make_sample("full", depth=depth, prior=prior, sky=sky, confidence=confidence, label_kind=LabelKind.PSEUDO, teacher="t")
+    edges = np.full((HEIGHT, WIDTH), 4.0, np.float32)
+    edges[3], edges[4] = np.nan, np.inf
+    full = make_sample("full", depth=depth, prior=prior, depth_edge=edges, sky=sky, confidence=confidence, label_kind=LabelKind.PSEUDO, teacher="t")
     batch = collate([centred()(sample, n, NO_LIMITS) for n, sample in enumerate((full, make_sample("bare", metric=False, camera=None)))])
     assert batch.sky[0, 0, [0, 2]].all() and batch.sky.sum() == 2 * WIDTH  # rows 0 (infinitely far) and 2 (marked)
     assert not batch.valid[0, 0, :3].any() and batch.valid[0, 0, 3:].all() and (batch.depth[~batch.valid] == 0).all()
     assert batch.prior_depth is not None and (batch.prior_depth[0, 0, 2:] == 6).all() and (batch.prior_depth[1] == 0).all()
     assert (batch.prior_depth[0, 0, 1] == 0).all()
+    assert batch.edge_depth is not None and (batch.edge_depth[0, 0, 5:] == 4).all() and (batch.edge_depth[1] == 0).all()
+    assert (batch.edge_depth[0, 0, 3:5] == 0).all()
     assert batch.confidence is not None and (batch.confidence[0] == 0.25).all() and (batch.confidence[1] == 1).all()
     assert [LABEL_KINDS[kind] for kind in batch.label_kind.tolist()] == [LabelKind.PSEUDO, LabelKind.RENDERED]
     assert batch.metric.tolist() == [True, False] and batch.camera_known.tolist() == [True, False]
