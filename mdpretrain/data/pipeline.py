@@ -53,10 +53,12 @@ class PromptOptions:
     Args:
         count: number of points, log-uniform in [low, high].
         interpolate: also interpolate 1/depth over the image (Delaunay-linear) in the worker.
+        stored: a sample whose shard holds its sensor's own depth (``KEY.prompt``) gets that as its prompt; the others' are drawn.
     """
 
     count: tuple[int, int]
     interpolate: bool = False
+    stored: bool = False
 
     def __post_init__(self) -> None:
         PromptSampler(self.count)  # refuses an impossible range where the recipe is read, not in a worker
@@ -181,6 +183,7 @@ class SamplePipeline:
             row.confidence = sample_nearest(sample.confidence, view, size)
         if self._sampler is not None:
             self._add_prompt(row, random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed))
+            self._take_stored_prompt(row, sample, view)
         return row
 
     def _choose_view(
@@ -223,6 +226,17 @@ class SamplePipeline:
             row.prompt_depth_m, row.prompt_mask = self._sampler(row.depth, row.valid, rng)
         else:
             row.prompt_depth_m, row.prompt_mask = np.zeros_like(row.depth), np.zeros_like(row.valid)
+        if self.prompt.interpolate:
+            row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
+
+
+    def _take_stored_prompt(self, row: Row, sample: Sample, view: View) -> None:
+        """The sensor's own depth in place of a drawn prompt, where that is asked for and there is one in metres along the axis."""
+        assert self.prompt is not None
+        if not self.prompt.stored or sample.prompt is None or not row.metric or row.depth_is_ray:
+            return
+        row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
+        row.prompt_mask = row.prompt_depth_m > 0
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 

@@ -98,6 +98,21 @@ def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> N
     assert torch.isnan(batch.intrinsics[1]).all() and batch.key == ["full", "bare"] and len(batch) == 2
 
 
+def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> None:
+    low = np.full((HEIGHT // 4, WIDTH // 4), 2.5, np.float32)
+    low[0, 0] = np.nan
+    phone, bare = make_sample("phone", prompt=low), make_sample("bare")
+    drawn = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5)), 0)
+    stored = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5), stored=True), 0)
+    row = stored(phone, 0, NO_LIMITS)
+    assert row.prompt_mask is not None and not row.prompt_mask[:3, :3].any() and row.prompt_mask[5:, 5:].all()
+    np.testing.assert_array_equal(row.prompt_depth_m[row.prompt_mask], np.float32(2.5))
+    assert (row.prompt_depth_m[~row.prompt_mask] == 0).all()
+    for pipeline, sample in ((drawn, phone), (stored, bare), (stored, make_sample("scale-free", metric=False, prompt=low))):
+        mask = pipeline(sample, 0, NO_LIMITS).prompt_mask
+        assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)
+
+
 def test_limits_leave_the_sky_and_scale_free_depth_alone() -> None:
     depth = np.full((HEIGHT, WIDTH), 3.0, np.float32)
     depth[:5], depth[5:10] = np.inf, 30.0
