@@ -229,7 +229,6 @@ class SamplePipeline:
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 
-
     def _take_stored_prompt(self, row: Row, sample: Sample, view: View) -> None:
         """The sensor's own depth in place of a drawn prompt, where that is asked for and there is one in metres along the axis."""
         assert self.prompt is not None

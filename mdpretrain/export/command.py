@@ -28,8 +28,12 @@ def export_command(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="mdpretrain export", description="A PromptDA checkpoint -> files that other programs load.")
     what = "a run folder (its newest checkpoint), RUN/checkpoints/best or a checkpoint file"
     parser.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help=what)
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="the folder (transformers) or the .ckpt file (original) to write")
-    parser.add_argument("--format", choices=("transformers", "original"), default="transformers", help="whose files (default: transformers)")
+    parser.add_argument(
+        "--output", type=pathlib.Path, required=True, help="the folder (transformers) or the .ckpt file (original) to write"
+    )
+    parser.add_argument(
+        "--format", choices=("transformers", "original"), default="transformers", help="whose files (default: transformers)"
+    )
     parser.add_argument("--ema", action="store_true", help="the averaged weights (ema_decay) in place of the trained ones")
     options = parser.parse_args(argv)
     print(f"wrote {export(options.checkpoint, options.output, options.format, options.ema)}")

@@ -19,7 +19,9 @@ _FUSION = ".prompt_fusion."
 PREPARATION = {"class_path": "mdpretrain.prompts.preparation.PromptPreparation", "init_args": {"maps": ["filled"]}}
 
 
-def network_config(own: Mapping[str, Tensor], heads: int | None = None, layers: list[int] | None = None, max_depth_m: float = 20.0) -> dict[str, Any]:
+def network_config(
+    own: Mapping[str, Tensor], heads: int | None = None, layers: list[int] | None = None, max_depth_m: float = 20.0
+) -> dict[str, Any]:
     """The module config of the PromptDA that has these weights (under our names).
 
     Args:

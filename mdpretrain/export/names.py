@@ -19,7 +19,10 @@ from mdpretrain.networks.encoders.timm_encoder import IMAGENET_MEAN, IMAGENET_ST
 LEVELS = 4
 OWN_ENCODER, ORIGINAL_ENCODER, TRANSFORMERS_ENCODER = "encoder.backbone.", "pretrained.", "backbone."
 _COARSEST = LEVELS - 1
-_UNUSED_UNIT = {"original": f"depth_head.scratch.refinenet{LEVELS}.resConfUnit1.", "transformers": "neck.fusion_stage.layers.0.residual_layer1."}
+_UNUSED_UNIT = {
+    "original": f"depth_head.scratch.refinenet{LEVELS}.resConfUnit1.",
+    "transformers": "neck.fusion_stage.layers.0.residual_layer1.",
+}
 _MASK_TOKEN = {"original": "pretrained.mask_token", "transformers": "backbone.embeddings.mask_token"}
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
@@ -122,7 +125,11 @@ def _decoder_modules() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         yield f"{own}.resize", f"depth_head.resize_layers.{level}", f"{stage}.resize", both
         yield f"{own}.smooth", f"depth_head.scratch.layer{level + 1}_rn", f"neck.convs.{level}", ("weight",)
         # transformers counts its fusion layers from the coarsest level
-        own, refine, layer = f"decoder.fusion.{level}", f"depth_head.scratch.refinenet{level + 1}", f"neck.fusion_stage.layers.{_COARSEST - level}"
+        own, refine, layer = (
+            f"decoder.fusion.{level}",
+            f"depth_head.scratch.refinenet{level + 1}",
+            f"neck.fusion_stage.layers.{_COARSEST - level}",
+        )
         for part, unit, residual in (("skip_unit", "resConfUnit1", "residual_layer1"), ("refine", "resConfUnit2", "residual_layer2")):
             yield f"{own}.{part}.first", f"{refine}.{unit}.conv1", f"{layer}.{residual}.convolution1", both
             yield f"{own}.{part}.second", f"{refine}.{unit}.conv2", f"{layer}.{residual}.convolution2", both

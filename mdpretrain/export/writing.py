@@ -118,7 +118,9 @@ def _expressible(network: torch.nn.Module, path: pathlib.Path) -> PromptDA:
     if any(name.startswith(POINT_TOKENS_PREFIX) for name in network.state_dict()):
         raise ValueError(f"{path} has point tokens, which neither transformers nor the original PromptDA knows")
     if network.encoder.position_resize != "bicubic" or not network.encoder.final_norm:
-        raise ValueError(f"{path} has an encoder that others would run differently; train with position_resize: bicubic and final_norm: true")
+        raise ValueError(
+            f"{path} has an encoder that others would run differently; train with position_resize: bicubic and final_norm: true"
+        )
     if len(network.decoder.reassemble) != names.LEVELS or network.encoder.stride != 14:
         raise ValueError(f"{path} has {len(network.decoder.reassemble)} levels and patches of {network.encoder.stride}, not 4 and 14")
     return network

@@ -40,8 +40,8 @@ class LossTable(nn.Module):
 
     Which samples a term serves follows from its declared invariance (``records.py``): absolute terms need metric labels (and,
     for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
-    trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels. ``by_prompt_range`` measures errors in
-    the span of each image's prompt in place of metres: the loss on normalised depth with which PromptDA's training begins.
+    trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels. ``by_prompt_range`` measures errors
+    in the span of each image's prompt in place of metres: the loss on normalised depth with which PromptDA's training begins.
 
     ``image_figures``: of the last call, by image, detached ``[B]`` tensors: "loss" (their mean is the scalar) and "valid_fraction".
 

@@ -22,7 +22,16 @@ def fit(folder: pathlib.Path, name: str, *more: str) -> list[dict[str, str]]:
     arguments += ["--data.train", f"[{{path: {folder}/train}}]", "--data.val", f"[{folder}/val]", "--data.num_workers", "0"]
     arguments += ["--data.image_size", "[42, 56]", "--data.batch_size", "4", "--trainer.accelerator", "cpu", "--tensorboard", "false"]
     arguments += ["--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.log_every_n_steps", "1"]
-    arguments += ["--model.init_args.schedule.warmup_steps", "1", "--channels_last", "false", "--panel_images", "0", "--count_flops", "false"]
+    arguments += [
+        "--model.init_args.schedule.warmup_steps",
+        "1",
+        "--channels_last",
+        "false",
+        "--panel_images",
+        "0",
+        "--count_flops",
+        "false",
+    ]
     assert main(arguments) == 0
     with (folder / name / "csv/metrics.csv").open() as file:
         return list(csv.DictReader(file))
@@ -43,6 +52,13 @@ def test_both_phases_run_and_the_second_starts_where_the_first_ended(tmp_path: p
     predictor = load_predictor(tmp_path / "metric")
     assert predictor.needs_prompt
     # a second start with weights of another size is refused in one sentence
-    arguments = ["--config", str(RECIPES / "debug/prompt_da.yaml"), "--run_dir", str(tmp_path / "third"), weights, str(tmp_path / "normalised")]
+    arguments = [
+        "--config",
+        str(RECIPES / "debug/prompt_da.yaml"),
+        "--run_dir",
+        str(tmp_path / "third"),
+        weights,
+        str(tmp_path / "normalised"),
+    ]
     assert main(["fit", *arguments, "--model.init_args.network.init_args.features", "16"]) == 2
     assert "are not of this PromptDA" in capfd.readouterr().err

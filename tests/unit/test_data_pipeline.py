@@ -84,7 +84,9 @@ def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> N
     confidence = np.full((HEIGHT, WIDTH), 0.25, np.float32)
     edges = np.full((HEIGHT, WIDTH), 4.0, np.float32)
     edges[3], edges[4] = np.nan, np.inf
-    full = make_sample("full", depth=depth, prior=prior, depth_edge=edges, sky=sky, confidence=confidence, label_kind=LabelKind.PSEUDO, teacher="t")
+    full = make_sample(
+        "full", depth=depth, prior=prior, depth_edge=edges, sky=sky, confidence=confidence, label_kind=LabelKind.PSEUDO, teacher="t"
+    )
     batch = collate([centred()(sample, n, NO_LIMITS) for n, sample in enumerate((full, make_sample("bare", metric=False, camera=None)))])
     assert batch.sky[0, 0, [0, 2]].all() and batch.sky.sum() == 2 * WIDTH  # rows 0 (infinitely far) and 2 (marked)
     assert not batch.valid[0, 0, :3].any() and batch.valid[0, 0, 3:].all() and (batch.depth[~batch.valid] == 0).all()

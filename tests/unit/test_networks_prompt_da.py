@@ -8,9 +8,9 @@ import pytest
 import torch
 from network_parts import built, made_batch
 
+from mdpretrain.networks.decoders.striped_head import resized_rows
 from mdpretrain.networks.fake_step import FakeNetwork
 from mdpretrain.networks.module_config import build_module
-from mdpretrain.networks.decoders.striped_head import resized_rows
 from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthSpace, SparsePrompt
 
