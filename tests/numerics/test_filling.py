@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mdpretrain.prompts import filling
 from mdpretrain.prompts.alignment import EMPTY_INVERSE_DEPTH
 from mdpretrain.prompts.filling import fill_prompt
 from mdpretrain.structures import SparsePrompt
@@ -37,7 +38,10 @@ def holes(generator: np.random.Generator, height: int, width: int) -> np.ndarray
 
 @pytest.mark.parametrize("pattern", ["points", "three points", "holes", "left half"])
 @pytest.mark.parametrize("k", [1, 4, 6])
-def test_filled_depth_is_the_mean_of_the_nearest(pattern, k):
+@pytest.mark.parametrize("searched_diagonal", [4096, 10])
+def test_filled_depth_is_the_mean_of_the_nearest(pattern, k, searched_diagonal, monkeypatch):
+    """Also by the search that images of more than 4,096 pixels across need."""
+    monkeypatch.setattr(filling, "SEARCHED_DIAGONAL", searched_diagonal)
     generator = np.random.default_rng(0)
     height, width = 37, 45
     mask = {
@@ -56,8 +60,10 @@ def test_filled_depth_is_the_mean_of_the_nearest(pattern, k):
     assert (found >= lowest * (1 - 1e-5)).all() and (found <= highest * (1 + 1e-5)).all()
 
 
-def test_a_batch_of_a_dense_an_empty_and_a_sparse_prompt():
+@pytest.mark.parametrize("searched_diagonal", [4096, 10])
+def test_a_batch_of_a_dense_an_empty_and_a_sparse_prompt(searched_diagonal, monkeypatch):
     """Each as it would be alone; what is no depth inside the mask is no point."""
+    monkeypatch.setattr(filling, "SEARCHED_DIAGONAL", searched_diagonal)
     generator = torch.Generator().manual_seed(0)
     depth_m = 1 + torch.rand(3, 1, 20, 24, generator=generator)
     mask = torch.ones_like(depth_m, dtype=torch.bool)
