@@ -78,11 +78,12 @@ def _read_folder(folder: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, Any
 
 def _tensors(file: pathlib.Path) -> dict[str, Tensor]:
     """The state dictionary of a file, wherever it lies in it; torch's restricted unpickler, so a stranger's file runs no code."""
+    content: Any
     try:
         content = load_file(file) if file.suffix == SAFETENSORS_SUFFIX else torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} cannot be read ({error})") from error
     except Exception as error:  # torch raises many types here, all meaning: this file is no good
         raise ValueError(f"{file} cannot be read as plain tensors ({type(error).__name__}); is it whole?") from error
-    content = content.get("state_dict", content)
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}

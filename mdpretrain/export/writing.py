@@ -39,8 +39,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
     content = load_checkpoint(path)
     if ema:
         content = with_averaged_weights(content, path)
-    network = restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}")
-    own = names.widened_projections(_expressible(network, path).state_dict())
+    network = _expressible(restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}"), path)
+    own = names.widened_projections(network.state_dict())
     if form == "original":
         if output.suffix != ".ckpt":
             raise ValueError(f"{output}: the original repository's checkpoints end in .ckpt")
