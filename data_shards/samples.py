@@ -15,7 +15,7 @@ from data_shards.schema import DEPTH_FIELDS, IMAGE_FORMATS, Sample, SampleMeta, 
 META_SUFFIX = "meta.json"
 MASK_FIELDS = ("sky", "confidence")
 OPTIONAL_FIELDS = (*DEPTH_FIELDS[1:], *MASK_FIELDS)
-TRAINING_FIELDS = ("prior", "sky", "confidence")  # what training reads besides image and depth
+TRAINING_FIELDS = ("prior", "prompt", "depth_edge", "sky", "confidence")  # what training reads besides image and depth
 
 
 def check_sample(sample: Sample) -> None:

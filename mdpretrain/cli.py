@@ -1,4 +1,4 @@
-"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | consolidate | replay | plan | bench | audit | sweep``.
+"""The command line: ``mdpretrain fit | validate | label | evaluate | predict | export | plan | sweep | ...`` (HELP lists all verbs).
 
 ``fit`` and ``validate`` are LightningCLI with stacked, strict YAML recipes; the other verbs are plain functions of their
 rooms, imported when called. A user's mistake ends in one sentence on stderr and exit code 2; ``--debug`` (or
@@ -22,6 +22,8 @@ HELP = """usage: mdpretrain VERB [options]
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
+  import-weights  released PromptDA or Depth Anything V2 weights -> a checkpoint to start from
+  export       a PromptDA checkpoint -> a folder for transformers, or the original repository's file
   replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
   plan         what a run will take: memory, time, passes, the batch script
   bench        measure strategies on this machine and recommend one: mdpretrain bench strategy RECIPE
@@ -43,6 +45,8 @@ COMMANDS = {
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
     "predict": ("mdpretrain.evaluation.command", "predict_command"),
     "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
+    "import-weights": ("mdpretrain.export.command", "import_weights_command"),
+    "export": ("mdpretrain.export.command", "export_command"),
     "replay": ("mdpretrain.replay_command", "replay_command"),
     "plan": ("mdpretrain.planning.command", "plan_command"),
     "bench": ("mdpretrain.planning.bench_strategy", "bench_command"),

@@ -115,7 +115,8 @@ class DepthBatch(_TensorRecord):
     ``sky``: pixels known to be infinitely far (never valid). ``intrinsics``: 3x3 in pixels of *this* image; NaN where
     ``camera_known[b]`` is false. ``label_kind[b]`` indexes ``data_shards.schema.LABEL_KINDS``: the sample's own, or the mixture
     row's ``loss_kind``. ``prior_depth`` is a prior stored in the shard (0 where it has none). ``confidence`` in [0, 1] weighs a
-    pseudo-label. ``position``: the sample's index in the global sample order; -1 and an empty key mark a filler, which has no
+    pseudo-label. ``edge_depth`` is a second z-depth of the same unit whose edges are to be trusted (0 where it says nothing, and in
+    samples that have none). ``position``: the sample's index in the global sample order; -1 and an empty key mark a filler, which has no
     valid pixel and only keeps the processes in step (see ``data/evaluation_stream.py``).
     """
 
@@ -135,6 +136,7 @@ class DepthBatch(_TensorRecord):
     prior_depth: Float[Tensor, "B 1 H W"] | None = None
     confidence: Float[Tensor, "B 1 H W"] | None = None
     prepared: PreparedPrompt | None = None
+    edge_depth: Float[Tensor, "B 1 H W"] | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -147,8 +149,13 @@ class DepthBatch(_TensorRecord):
 
 @dataclasses.dataclass
 class DepthPrediction(_TensorRecord):
-    """A network's dense output ``values`` with the space it lives in. ``mask`` (if any) marks pixels whose units it vouches for."""
+    """A network's dense output ``values`` with the space it lives in. ``mask`` (if any) marks pixels whose units it vouches for.
+
+    ``prompt_range_m``: of a network that works on depth normalised by its prompt (PromptDA), the metres that one unit of
+    normalised depth stands for.
+    """
 
     values: Float[Tensor, "B 1 H W"]
     space: DepthSpace
     mask: Bool[Tensor, "B 1 H W"] | None = None
+    prompt_range_m: Float[Tensor, " B"] | None = None

@@ -13,7 +13,7 @@ from mdpretrain.structures import DepthBatch, SparsePrompt
 
 
 def collate(rows: Sequence[Row], image: np.ndarray | None = None) -> DepthBatch:
-    """Stack rows of one size; the optional fields appear if any row has them (prior 0 and confidence 1 in rows without).
+    """Stack rows of one size; the optional fields appear if any row has them (prior and edge depth 0, confidence 1 in rows without).
 
     Args:
         image: memory for the batch's images, float32 (B, 3, H, W). A row whose image was made in its place there is not copied.
@@ -43,6 +43,7 @@ def collate(rows: Sequence[Row], image: np.ndarray | None = None) -> DepthBatch:
         source=[row.source for row in rows],
         prompt=_prompt(rows),
         prior_depth=_optional_maps(rows, lambda row: row.prior_depth, 0.0),
+        edge_depth=_optional_maps(rows, lambda row: row.edge_depth, 0.0),
         confidence=_optional_maps(rows, lambda row: row.confidence, 1.0),
     )
 

@@ -81,6 +81,7 @@ class Row:
     key: str
     source: str
     prior_depth: np.ndarray | None = None
+    edge_depth: np.ndarray | None = None
     confidence: np.ndarray | None = None
     prompt_depth_m: np.ndarray | None = None
     prompt_mask: np.ndarray | None = None
@@ -163,12 +164,14 @@ class SamplePipeline:
             source=meta.source,
         )
         if sample.prior is not None:
-            prior = sample_depth(self._z_depth(sample, sample.prior, RowOptions()), view, size)
-            row.prior_depth = np.where(np.isfinite(prior), prior, np.float32(0))
+            row.prior_depth = _finite(sample_depth(self._z_depth(sample, sample.prior, RowOptions()), view, size))
+        if sample.depth_edge is not None:
+            row.edge_depth = _finite(sample_depth(self._z_depth(sample, sample.depth_edge, options), view, size))
         if sample.confidence is not None:
             row.confidence = sample_nearest(sample.confidence, view, size)
         if self._drawer is not None:
             self._add_prompt(row, random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed))
+            self._take_stored_prompt(row, sample, view)
         return row
 
     def _choose_view(
@@ -215,6 +218,16 @@ class SamplePipeline:
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 
+    def _take_stored_prompt(self, row: Row, sample: Sample, view: View) -> None:
+        """The sensor's own depth in place of a drawn prompt, where that is asked for and there is one in metres along the axis."""
+        assert self.prompt is not None
+        if not self.prompt.stored or sample.prompt is None or not row.metric or row.depth_is_ray:
+            return
+        row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
+        row.prompt_mask, row.prompt_kind = row.prompt_depth_m > 0, -1  # no pattern drew it
+        if self.prompt.interpolate:
+            row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
+
 
 def key_seed(key: str) -> int:
     """The number that seeds a sample's prompt in evaluation: the same in every run, whatever stands beside the sample."""
@@ -231,6 +244,11 @@ def _split_sky(seen: np.ndarray, sky: np.ndarray) -> np.ndarray:
     valid = np.isfinite(seen) & ~sky
     np.putmask(seen, ~valid, np.float32(0))
     return valid
+
+
+def _finite(depth: np.ndarray) -> np.ndarray:
+    """0 where a map has no finite depth."""
+    return np.where(np.isfinite(depth), depth, np.float32(0))
 
 
 def _matrix(camera: Camera | None) -> np.ndarray:

@@ -24,13 +24,17 @@ ALL_SPACES = frozenset(DepthSpace)
 @dataclasses.dataclass(frozen=True)
 class LossRecord:
     """One loss. ``invariance`` says which samples it may serve besides metric ones: those known up to a factor ("scale",
-    "affine" as well). ``positive_targets``: sky (inverse depth 0) must stay out of it. ``options``: what a recipe may set."""
+    "affine" as well). ``positive_targets``: sky (inverse depth 0) must stay out of it. ``reads_edges``: its target is the sample's second
+    depth, and a sample without one gives it nothing. ``differences``: dividing prediction and target by a unit divides the loss by it.
+    ``options``: what a recipe may set."""
 
     name: str
     function: Callable[..., Tensor]
     spaces: frozenset[DepthSpace]
     invariance: Invariance
     positive_targets: bool = False
+    reads_edges: bool = False
+    differences: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -57,8 +61,8 @@ ssi_msge = on_normalised(gradients.msge)
 ssi_gradient_matching = on_normalised(gradients.gradient_matching)
 
 _RECORDS = (
-    LossRecord("mae", absolute.mae, ABSOLUTE_SPACES, "none"),
-    LossRecord("robust_mae", absolute.robust_mae, ABSOLUTE_SPACES, "none"),
+    LossRecord("mae", absolute.mae, ABSOLUTE_SPACES, "none", differences=True),
+    LossRecord("robust_mae", absolute.robust_mae, ABSOLUTE_SPACES, "none", differences=True),
     LossRecord("log_l1", absolute.log_l1, ABSOLUTE_SPACES, "none", positive_targets=True),
     LossRecord("relative_l1", absolute.relative_l1, frozenset({DepthSpace.METRIC}), "none", positive_targets=True),
     LossRecord(
@@ -67,10 +71,11 @@ _RECORDS = (
     LossRecord("silog", absolute.silog, ABSOLUTE_SPACES, "none", positive_targets=True),
     LossRecord("scale_invariant_log", absolute.scale_invariant_log, SCALE_SPACES, "scale", positive_targets=True),
     LossRecord("distance_balanced", distance_balanced.distance_balanced, frozenset({DepthSpace.CANONICAL_INVERSE}), "none"),
-    LossRecord("mage", gradients.mage, ABSOLUTE_SPACES, "none"),
-    LossRecord("male", gradients.male, ABSOLUTE_SPACES, "none"),
+    LossRecord("mage", gradients.mage, ABSOLUTE_SPACES, "none", differences=True),
+    LossRecord("male", gradients.male, ABSOLUTE_SPACES, "none", differences=True),
     LossRecord("msge", gradients.msge, ABSOLUTE_SPACES, "none"),
-    LossRecord("gradient_matching", gradients.gradient_matching, ABSOLUTE_SPACES, "none"),
+    LossRecord("gradient_matching", gradients.gradient_matching, ABSOLUTE_SPACES, "none", differences=True),
+    LossRecord("edge_gradient", gradients.edge_gradient, ABSOLUTE_SPACES, "none", reads_edges=True, differences=True),
     LossRecord("ssi_mae", scale_shift.ssi_mae, ALL_SPACES, "affine"),
     LossRecord("ssi_mage", ssi_mage, ALL_SPACES, "affine"),
     LossRecord("ssi_male", ssi_male, ALL_SPACES, "affine"),

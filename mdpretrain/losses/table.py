@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from data_shards.schema import LABEL_KINDS
 from mdpretrain.losses.records import LossRecord, check_term
-from mdpretrain.losses.targets import Target, build_target, label_weight
-from mdpretrain.structures import DepthBatch, DepthPrediction
+from mdpretrain.losses.targets import Target, build_target, edge_target, label_weight
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 
 DEFAULT_ROW = "default"
 NON_METRIC_ROW = "non_metric"
@@ -46,19 +46,30 @@ class LossTable(nn.Module):
 
     Which samples a term serves follows from its declared invariance (``records.py``): absolute terms need metric labels (and,
     for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
-    trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels.
+    trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels. ``by_prompt_range`` measures errors
+    in the span of each image's prompt in place of metres: the loss on normalised depth with which PromptDA's training begins.
 
     ``image_figures``: of the last call, by image, detached ``[B]`` tensors: "loss" (their mean is the scalar) and "valid_fraction".
 
     Raises:
-        ValueError: at construction, on an unknown row, loss, argument or a value that a loss refuses.
+        ValueError: at construction, on an unknown row, loss, argument or a value that a loss refuses, or on a loss that cannot be
+            measured by the prompt's range.
     """
 
-    def __init__(self, terms: dict[str, list[dict[str, Any]]], include_sky: bool = False, use_confidence: bool = True) -> None:
+    def __init__(
+        self,
+        terms: dict[str, list[dict[str, Any]]],
+        include_sky: bool = False,
+        use_confidence: bool = True,
+        by_prompt_range: bool = False,
+    ) -> None:
         super().__init__()
+        self.by_prompt_range = by_prompt_range
         self.include_sky = include_sky
         self.use_confidence = use_confidence
         self._terms = _parse(terms)
+        if wrong := [term.record.name for term in self._terms if by_prompt_range and not term.record.differences]:
+            raise ValueError(f"loss table: by_prompt_range is for losses of differences such as mae, not {wrong[0]!r}")
         self.image_figures: dict[str, Tensor] = {}
         self.term_weights: Tensor
         self.register_buffer("term_weights", torch.tensor([term.weights for term in self._terms]), persistent=False)
@@ -75,13 +86,15 @@ class LossTable(nn.Module):
             ``absolute_fraction`` of images whose label has absolute units in this space (metric, camera known where needed).
 
         Raises:
-            ValueError: a term has no meaning in the prediction's space.
+            ValueError: a term has no meaning in the prediction's space, or ``by_prompt_range`` none for the network.
         """
         self._check_space(prediction)
         with torch.autocast(prediction.values.device.type, enabled=False):
-            target = build_target(batch, prediction.space, self.include_sky)
-            weight = label_weight(batch, self.use_confidence)
             values = prediction.values.float()
+            unit = self._unit(prediction)
+            target = build_target(batch, prediction.space, self.include_sky)
+            edges = edge_target(batch, prediction.space) if any(term.record.reads_edges for term in self._terms) else target
+            weight = label_weight(batch, self.use_confidence)
             total = values.new_zeros(())
             of_image = values.new_zeros(len(batch))
             parts: dict[str, Tensor] = {}
@@ -89,8 +102,10 @@ class LossTable(nn.Module):
             served = torch.zeros_like(target.usable)
             for index, term in enumerate(self._terms):
                 image_weight = self.term_weights[index][row]
-                valid = self._term_valid(term, target, prediction.mask) & (image_weight > 0)[:, None, None, None]
-                losses = term.record.function(values, target.values, valid, weight, reduction="none", **term.options)
+                own = edges if term.record.reads_edges else target
+                valid = self._term_valid(term, own, prediction.mask) & (image_weight > 0)[:, None, None, None]
+                losses = term.record.function(values, own.values, valid, weight, reduction="none", **term.options)
+                losses = losses if unit is None else losses / unit
                 weighted = losses * image_weight
                 total = total + weighted.sum() / len(batch)
                 of_image = of_image + weighted.detach()
@@ -102,6 +117,14 @@ class LossTable(nn.Module):
             parts["served_fraction"] = served.float().mean()
             parts["absolute_fraction"] = target.absolute.float().mean()
         return total, parts
+
+    def _unit(self, prediction: DepthPrediction) -> Float[Tensor, " B"] | None:
+        """What an image's errors are divided by; None for nothing."""
+        if not self.by_prompt_range:
+            return None
+        if prediction.prompt_range_m is None or prediction.space is not DepthSpace.METRIC:
+            raise ValueError("by_prompt_range needs a network that works on its prompt's range, as PromptDA does; leave it out for others")
+        return prediction.prompt_range_m.float()
 
     def _term_valid(self, term: _Term, target: Target, mask: Bool[Tensor, "B 1 H W"] | None) -> Bool[Tensor, "B 1 H W"]:
         """The pixels that one term may read."""

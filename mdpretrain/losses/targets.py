@@ -68,6 +68,12 @@ def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False
     return Target(values, valid, sky_valid, absolute, usable)
 
 
+def edge_target(batch: DepthBatch, space: DepthSpace) -> Target:
+    """The second depth of every image in ``space``; an image (or a batch) without one has no valid pixel."""
+    edge_depth = torch.zeros_like(batch.depth) if batch.edge_depth is None else batch.edge_depth
+    return build_target(dataclasses.replace(batch, depth=edge_depth, valid=edge_depth > 0), space)
+
+
 def label_weight(batch: DepthBatch, use_confidence: bool) -> Float[Tensor, "B 1 H W"] | None:
     """The confidence of pseudo-labels, 1 on every other label; None where nothing is weighed."""
     if not use_confidence or batch.confidence is None:

@@ -61,6 +61,7 @@ class PromptOptions:
         weights: how often each kind of ``PROMPT_KINDS`` is drawn, relative to the others; by default uniform points alone.
         grid, lidar, solid_state_lidar, radar, sfm, time_of_flight, low_resolution, hole, range, anchors: settings of each kind.
         noise: errors added to every prompt, whatever its kind; null for none.
+        stored: a sample whose shard holds its sensor's own depth (``KEY.prompt``) gets that as its prompt; the others' are drawn.
 
     Raises:
         ValueError: an impossible count, an unknown kind, weights that are negative or all zero.
@@ -80,6 +81,7 @@ class PromptOptions:
     range: RangeCrop = dataclasses.field(default_factory=RangeCrop)
     anchors: SparseAnchors = dataclasses.field(default_factory=SparseAnchors)
     noise: PromptNoise | None = None
+    stored: bool = False
 
     def __post_init__(self) -> None:
         PromptSampler(self.count)  # refuses an impossible range where the recipe is read, not in a worker

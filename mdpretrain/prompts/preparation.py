@@ -20,12 +20,13 @@ from mdpretrain.prompts.alignment import (
     median_inverse_depth,
     take,
 )
+from mdpretrain.prompts.filling import FILL_NEIGHBOURS, fill_prompt
 from mdpretrain.prompts.interpolation import linear_inverse_depth
 from mdpretrain.prompts.neighbours import Neighbours, PromptPoints, nearest_points, present_pixels, prompt_points
 from mdpretrain.prompts.planes import PLANE_NEIGHBOURS, PLANE_RIDGE, local_plane
 from mdpretrain.structures import PreparedPrompt, SparsePrompt
 
-MAPS = ("global", "local", "interpolated", "nearest", "local_plane")
+MAPS = ("global", "local", "interpolated", "nearest", "local_plane", "filled")
 
 
 class PromptPreparation(nn.Module):
@@ -38,6 +39,7 @@ class PromptPreparation(nn.Module):
     | "interpolated" | Delaunay-linear in inverse depth (prior-free), from the data pipeline, or made here on the CPU if absent |
     | "nearest"      | the nearest point's inverse depth (prior-free) ||
     | "local_plane"  | a plane through the nearest points (prior-free): ``local_plane`` ||
+    | "filled"       | the prompt's own depth, elsewhere the 1/d^2-weighted mean of the nearest (prior-free): ``fill_prompt`` ||
 
     Args:
         maps: which maps, in the order of the output's channels.
@@ -48,6 +50,7 @@ class PromptPreparation(nn.Module):
         estimator: "least_squares", "huber" or "trimmed", for the global fit.
         plane_k: neighbours of "local_plane".
         plane_ridge: see ``local_plane``.
+        fill_k: neighbours of "filled".
         inverse_depth_range: (lowest, highest) of every map in 1/m.
         workers: threads of the compiled loops on the CPU; -1 for as many as torch has.
 
@@ -67,6 +70,7 @@ class PromptPreparation(nn.Module):
         plane_ridge: float = PLANE_RIDGE,
         inverse_depth_range: Sequence[float] = INVERSE_DEPTH_RANGE,
         workers: int = -1,
+        fill_k: int = FILL_NEIGHBOURS,
     ) -> None:
         super().__init__()
         if unknown := [name for name in maps if name not in MAPS]:
@@ -85,6 +89,7 @@ class PromptPreparation(nn.Module):
         self.plane_ridge = plane_ridge
         self.inverse_depth_range = (float(inverse_depth_range[0]), float(inverse_depth_range[1]))
         self.workers = workers
+        self.fill_k = fill_k
 
     def forward(self, prompt: SparsePrompt, prior_inverse_depth: Float[Tensor, "B 1 h w"] | None) -> PreparedPrompt:
         """The maps of ``self.maps``, float32, finite and within ``inverse_depth_range`` at every pixel.
@@ -123,6 +128,8 @@ class PromptPreparation(nn.Module):
             return global_align(prior, prompt, self.estimator, self.inverse_depth_range, points)
         if name == "interpolated":
             return self._interpolated(prompt, points)
+        if name == "filled":
+            return fill_prompt(prompt, self.fill_k, self.inverse_depth_range, self.workers)
         if name == "local":
             return local_knn_align(
                 prior,

@@ -1,4 +1,4 @@
-"""`launch/rendered_teacher.sh` at a size of seconds: trained on rendered scenes, measured on frames of one's own, reused by a second run."""
+"""`launch/rendered_teacher.sh` at a size of seconds: trains on rendered scenes, measures on own frames, and a second run reuses both."""
 
 from __future__ import annotations
 

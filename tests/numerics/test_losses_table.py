@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_shards.schema import LABEL_KINDS
 from mdpretrain.losses.absolute import mae, robust_mae
+from mdpretrain.losses.gradients import gradient_matching
 from mdpretrain.losses.records import LOSSES
 from mdpretrain.losses.scale_shift import ssi_mae
 from mdpretrain.losses.table import LossTable
@@ -249,3 +250,48 @@ def test_declared_invariance_is_true():
         assert (scaled == pytest.approx(base, rel=1e-3)) == (record.invariance in ("scale", "affine")), record.name
         if record.invariance == "affine":
             assert shifted == pytest.approx(base, rel=1e-3)
+
+
+def test_the_edge_loss_takes_l1_from_one_depth_and_gradients_from_another():
+    """PromptDA eq. 2 by hand: L1 of the captured depth + 0.5 (|dx R| + |dy R|) of the second; images without one have L1 only."""
+    batch = batch_of((CAPTURED, CAPTURED, RENDERED))
+    edges = 1.0 + torch.rand(batch.depth.shape, generator=torch.Generator().manual_seed(3))
+    edges[1:] = 0
+    edges[0, :, 2:4] = 0
+    batch = dataclasses.replace(batch, edge_depth=edges)
+    prediction = guess(batch, DepthSpace.METRIC)
+    prediction.values[0, 0, 2, 5] = 1e6  # where the second depth says nothing; L1 reads it only if its own depth does
+    rows = {"rendered": [{"name": "mae"}], "default": [{"name": "mae"}, {"name": "edge_gradient", "weight": 0.5}]}
+    loss, parts = LossTable(rows)(prediction, batch)
+    l1 = mae(prediction.values, batch.depth, batch.valid, reduction="none")
+    residual, there = (prediction.values - edges)[0, 0].double(), (edges > 0)[0, 0]
+    total = 0.0
+    for row in range(16):
+        for column in range(24):
+            if column + 1 < 24 and there[row, column] and there[row, column + 1]:
+                total += abs(residual[row, column + 1] - residual[row, column])
+            if row + 1 < 16 and there[row, column] and there[row + 1, column]:
+                total += abs(residual[row + 1, column] - residual[row, column])
+    edge = total / there.sum()
+    torch.testing.assert_close(loss.double(), (l1.double().sum() + 0.5 * edge) / 3, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts["edge_gradient"].double(), edge, rtol=1e-5, atol=1e-6)
+    without, parts = LossTable(rows)(prediction, dataclasses.replace(batch, edge_depth=None))
+    torch.testing.assert_close(without, l1.mean())
+    assert parts["edge_gradient"] == 0
+
+
+def test_errors_by_the_prompts_range_are_errors_of_normalised_depth():
+    batch = batch_of((RENDERED, RENDERED, CAPTURED))
+    low, span = torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1), torch.tensor([4.0, 0.25, 20.0]).view(3, 1, 1, 1)
+    share = guess(batch, DepthSpace.METRIC).values
+    prediction = DepthPrediction(share * span + low, DepthSpace.METRIC, prompt_range_m=span.flatten())
+    rows = {"default": [{"name": "robust_mae"}, {"name": "gradient_matching", "scales": 1, "weight": 0.5}]}
+    normalised = torch.where(batch.valid, (batch.depth - low) / span, 0.0)
+    expected = mae(share, normalised, batch.valid, drop_fraction=0.2, reduction="none")
+    expected = expected + 0.5 * gradient_matching(share, normalised, batch.valid, scales=1, reduction="none")
+    loss, _ = LossTable(rows, by_prompt_range=True)(prediction, batch)
+    torch.testing.assert_close(loss, expected.mean(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="leave it out for others"):
+        LossTable(rows, by_prompt_range=True)(guess(batch, DepthSpace.METRIC), batch)
+    with pytest.raises(ValueError, match="not 'silog'"):
+        LossTable({"default": [{"name": "silog"}]}, by_prompt_range=True)

@@ -96,16 +96,37 @@ def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> N
     sky = np.zeros((HEIGHT, WIDTH), bool)
     sky[2] = True
     confidence = np.full((HEIGHT, WIDTH), 0.25, np.float32)
-    full = make_sample("full", depth=depth, prior=prior, sky=sky, confidence=confidence, label_kind=LabelKind.PSEUDO, teacher="t")
+    edges = np.full((HEIGHT, WIDTH), 4.0, np.float32)
+    edges[3], edges[4] = np.nan, np.inf
+    full = make_sample(
+        "full", depth=depth, prior=prior, depth_edge=edges, sky=sky, confidence=confidence, label_kind=LabelKind.PSEUDO, teacher="t"
+    )
     batch = collate([centred()(sample, n, NO_LIMITS) for n, sample in enumerate((full, make_sample("bare", metric=False, camera=None)))])
     assert batch.sky[0, 0, [0, 2]].all() and batch.sky.sum() == 2 * WIDTH  # rows 0 (infinitely far) and 2 (marked)
     assert not batch.valid[0, 0, :3].any() and batch.valid[0, 0, 3:].all() and (batch.depth[~batch.valid] == 0).all()
     assert batch.prior_depth is not None and (batch.prior_depth[0, 0, 2:] == 6).all() and (batch.prior_depth[1] == 0).all()
     assert (batch.prior_depth[0, 0, 1] == 0).all()
+    assert batch.edge_depth is not None and (batch.edge_depth[0, 0, 5:] == 4).all() and (batch.edge_depth[1] == 0).all()
+    assert (batch.edge_depth[0, 0, 3:5] == 0).all()
     assert batch.confidence is not None and (batch.confidence[0] == 0.25).all() and (batch.confidence[1] == 1).all()
     assert [LABEL_KINDS[kind] for kind in batch.label_kind.tolist()] == [LabelKind.PSEUDO, LabelKind.RENDERED]
     assert batch.metric.tolist() == [True, False] and batch.camera_known.tolist() == [True, False]
     assert torch.isnan(batch.intrinsics[1]).all() and batch.key == ["full", "bare"] and len(batch) == 2
+
+
+def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> None:
+    low = np.full((HEIGHT // 4, WIDTH // 4), 2.5, np.float32)
+    low[0, 0] = np.nan
+    phone, bare = make_sample("phone", prompt=low), make_sample("bare")
+    drawn = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5)), 0)
+    stored = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5), stored=True), 0)
+    row = stored(phone, 0, NO_LIMITS)
+    assert row.prompt_mask is not None and not row.prompt_mask[:3, :3].any() and row.prompt_mask[5:, 5:].all()
+    np.testing.assert_array_equal(row.prompt_depth_m[row.prompt_mask], np.float32(2.5))
+    assert (row.prompt_depth_m[~row.prompt_mask] == 0).all()
+    for pipeline, sample in ((drawn, phone), (stored, bare), (stored, make_sample("scale-free", metric=False, prompt=low))):
+        mask = pipeline(sample, 0, NO_LIMITS).prompt_mask
+        assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)
 
 
 def test_limits_leave_the_sky_and_scale_free_depth_alone() -> None:

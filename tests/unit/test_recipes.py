@@ -19,7 +19,7 @@ from mdpretrain.structures import PROMPT_KINDS
 from mdpretrain.training_cli import RecipeParser
 
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
-FULL = sorted([*(RECIPES / "any_depth").glob("*.yaml"), *(RECIPES / "metric_anything").glob("*.yaml")])
+FULL = sorted(path for pattern in ("any_depth/*.yaml", "metric_anything/*.yaml", "prompt_da/vit*.yaml") for path in RECIPES.glob(pattern))
 DEBUG = sorted((RECIPES / "debug").glob("*.yaml"))
 MIXTURES = sorted((RECIPES / "mixtures").glob("*.yaml"))
 ENGINES = sorted((RECIPES / "engine").glob("*.yaml"))
@@ -42,7 +42,7 @@ def mixture_of(recipe: pathlib.Path) -> pathlib.Path:
 
 
 def test_there_is_a_debug_twin_of_every_family() -> None:
-    assert len(FULL) == 13 and len(DEBUG) == 5 and MIXTURES and ENGINES
+    assert len(FULL) == 17 and len(DEBUG) == 6 and MIXTURES and ENGINES
     for recipe in FULL:
         twins = [path for path in DEBUG if f"recipes/debug/{path.name}" in recipe.read_text()]
         assert len(twins) == 1, f"{recipe} must name its twin"
@@ -71,7 +71,7 @@ def test_every_kind_of_prompt_stacks_on_a_prompted_recipe(recipe: pathlib.Path) 
     below = (recipe, *(() if recipe in DEBUG else (mixture_of(recipe),)))
     plain = parse(*below).data.prompt
     prompt = parse(*below, RECIPES / "prompts" / "every_sensor.yaml").data.prompt
-    assert plain.weights is None and set(prompt.weights) == set(PROMPT_KINDS) and min(prompt.weights.values()) > 0
+    assert set(prompt.weights) == set(PROMPT_KINDS) and min(prompt.weights.values()) > 0
     assert prompt.count == plain.count and prompt.interpolate == plain.interpolate
     assert prompt.weights["uniform"] / sum(prompt.weights.values()) == pytest.approx(0.5, abs=0.02)  # as the file says
 
@@ -98,6 +98,20 @@ def test_published_schedules_are_what_the_recipes_say() -> None:
     prior = parse(RECIPES / "any_depth/large.yaml", RECIPES / "mixtures/any_depth.yaml")
     assert prior.model.init_args.optimizer.lr == 1e-3 and list(prior.data.image_size) == [768, 768]
     assert (prior.model.init_args.schedule.kind, prior.model.init_args.schedule.power) == ("poly", 0.9)
+
+
+def test_promptda_is_trained_in_two_phases() -> None:
+    recipe, mixture = RECIPES / "prompt_da/vitl.yaml", RECIPES / "mixtures/prompt_da.yaml"
+    first, second = parse(recipe, mixture, RECIPES / "prompt_da/normalised.yaml"), parse(recipe, mixture)
+    assert (first.trainer.max_steps, second.trainer.max_steps) == (10_000, 200_000)
+    assert first.model.init_args.loss.init_args.by_prompt_range and not second.model.init_args.loss.init_args.by_prompt_range
+    for phase in (first, second):
+        assert (phase.model.init_args.optimizer.encoder_lr, phase.model.init_args.optimizer.lr) == (5e-6, 5e-5)
+        assert [(t["name"], t.get("weight", 1.0)) for t in phase.model.init_args.loss.init_args.terms["rendered"]] == [
+            ("mae", 1.0),
+            ("gradient_matching", 0.5),
+        ]
+    assert first.model.init_args.network == second.model.init_args.network
 
 
 def test_later_recipes_win_and_the_command_line_wins_over_all() -> None:

@@ -60,14 +60,14 @@ class FusionBlock(nn.Module):
         self.upsample = nn.ConvTranspose2d(features, features, 2, stride=2, bias=False) if doubles else None
         self.project = nn.Conv2d(features, features, 1)
 
-    def forward(self, level: Tensor, path: Tensor | None, prompt: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """``level`` [B C h w], ``path`` of the same shape from the coarser level -> [B C *size]."""
+    def forward(self, level: Tensor, path: Tensor | None, prompt: Tensor | None, size: tuple[int, int] | None) -> Tensor:
+        """``level`` [B C h w], ``path`` of the same shape from the coarser level -> [B C *size]; without ``size`` [B C h w]."""
         x = self.refine(level if self.skip_unit is None else path + self.skip_unit(level))
         if self.prompt_fusion is not None and prompt is not None:
             x = self.prompt_fusion(x, prompt)
         # The 1x1 runs before the resize: linear both, so they commute, and it is a quarter of the work.
         x = self.project(x) if self.upsample is None else self.project(self.upsample(x))
-        if self.upsample is not None and x.shape[-2:] == size:
+        if size is None or (self.upsample is not None and x.shape[-2:] == size):
             return x
         return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
 
@@ -135,14 +135,17 @@ class DPTDecoder(nn.Module):
             for level in range(len(in_channels))
         )
 
-    def forward(self, pyramid: list[Tensor], prompt: Tensor | None = None) -> Tensor:
-        """``pyramid`` fine to coarse, each [B C_i h_i w_i]; ``prompt`` [B P H W] or None (unconditioned) -> [B F s*h_0 s*w_0]."""
+    def forward(self, pyramid: list[Tensor], prompt: Tensor | None = None, resize_last: bool = True) -> Tensor:
+        """``pyramid`` fine to coarse, each [B C_i h_i w_i]; ``prompt`` [B P H W] or None (unconditioned) -> [B F s*h_0 s*w_0].
+
+        ``resize_last=False`` leaves out the last resize, for ``striped_head``, which does it in pieces: [B F h_0 w_0].
+        """
         levels = [reassemble(feature) for reassemble, feature in zip(self.reassemble, pyramid, strict=True)]
         path: Tensor | None = None
-        last = (self.output_scale * levels[0].shape[-2], self.output_scale * levels[0].shape[-1])
+        last = (self.output_scale * levels[0].shape[-2], self.output_scale * levels[0].shape[-1]) if resize_last else None
         for index in reversed(range(len(levels))):
-            height, width = levels[index - 1].shape[-2:] if index else last
-            path = self.fusion[index](levels[index], path, prompt, (height, width))
+            size = (levels[index - 1].shape[-2], levels[index - 1].shape[-1]) if index else last
+            path = self.fusion[index](levels[index], path, prompt, size)
         assert path is not None
         return path
 

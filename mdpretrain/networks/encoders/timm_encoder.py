@@ -12,12 +12,14 @@ import dataclasses
 import difflib
 import logging
 import pathlib
-from typing import Any
+import types
+from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ from mdpretrain.networks.encoders.padding import Padding, PaddingSide
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PositionResize = Literal["antialiased", "bicubic"]
 
 _DYNAMIC_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.eva")
 _log = logging.getLogger(__name__)
@@ -60,12 +64,15 @@ class TimmEncoder(nn.Module):
         gradient_checkpointing: recompute blocks in the backward pass.
         input_size: (height, width) that every image is resized to (bilinear, antialiased) before the backbone sees it, as Depth
             Pro works at one size; null: the image's own size. Predictions still come at the image's size.
+        position_resize: how learned position embeddings meet another grid: "antialiased" as timm does, or plain "bicubic" as DINOv2
+            and Depth Anything do. At the embeddings' own grid there is no difference; weights trained one way want that way.
 
     Attributes:
         channels, strides: per hooked feature. ``stride`` is the coarsest, to a multiple of which images are padded.
 
     Raises:
-        ValueError: unknown model, layers or arguments; weights that are missing or of another network; an input size off the stride.
+        ValueError: unknown model, layers or arguments; weights that are missing or of another network; an input size off the stride;
+            "bicubic" for a model without learned position embeddings.
     """
 
     mean: Tensor
@@ -82,9 +89,11 @@ class TimmEncoder(nn.Module):
         padding: PaddingSide = "centre",
         gradient_checkpointing: bool = False,
         input_size: tuple[int, int] | None = None,
+        position_resize: PositionResize = "antialiased",
     ) -> None:
         super().__init__()
         self.model_name, self.layers, self.frozen, self.final_norm, self.padding = model_name, list(layers), frozen, final_norm, padding
+        self.position_resize = position_resize
         backbone = _build_backbone(model_name, model_args or {})
         if weights is not None:
             load_local_weights(backbone, weights, model_name)
@@ -100,6 +109,10 @@ class TimmEncoder(nn.Module):
         backbone.prune_intermediate_layers(self.layers, prune_norm=not final_norm, prune_head=True)
         if gradient_checkpointing:
             backbone.set_grad_checkpointing(True)
+        if position_resize == "bicubic":
+            if getattr(backbone, "pos_embed", None) is None or not hasattr(backbone, "_pos_embed"):
+                raise ValueError(f"position_resize 'bicubic' is for learned position embeddings, which {model_name!r} does not have")
+            backbone._pos_embed = types.MethodType(_add_positions, backbone)
         # called as a module, so that hooks on the backbone itself fire: ZeRO-3 gathers its class token in one
         backbone.forward = backbone.forward_intermediates
         self.backbone = backbone
@@ -144,6 +157,20 @@ class TimmEncoder(nn.Module):
         Nor is recomputation part of what the network is.
         """
         return {**recorded, "init_args": {**recorded["init_args"], "weights": None, "gradient_checkpointing": False}}
+
+
+def _add_positions(backbone: Any, patches: Float[Tensor, "B h w C"]) -> Float[Tensor, "B N C"]:
+    """timm's ``_pos_embed`` of a ViT, with embeddings resized by plain bicubic interpolation."""
+    rows, columns = patches.shape[1:3]
+    own = 0 if backbone.no_embed_class else backbone.num_prefix_tokens  # prefix tokens that have a position of their own
+    grid = backbone.patch_embed.grid_size
+    positions = resample_abs_pos_embed(backbone.pos_embed, [rows, columns], grid, num_prefix_tokens=own, antialias=False)
+    tokens = patches.flatten(1, 2) + positions[:, own:]
+    prefix = [token.expand(len(tokens), -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
+    if prefix:
+        first = torch.cat(prefix, dim=1)
+        tokens = torch.cat([first + positions[:, :own] if own else first, tokens], dim=1)
+    return backbone.pos_drop(tokens)
 
 
 def _checked_size(size: tuple[int, int], stride: int) -> tuple[int, int]:

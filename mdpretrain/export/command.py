@@ -1,0 +1,40 @@
+"""``mdpretrain import-weights`` and ``mdpretrain export``."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from mdpretrain.export.reading import import_weights
+from mdpretrain.export.writing import export
+
+
+def import_weights_command(argv: list[str]) -> int:
+    """``mdpretrain import-weights SOURCE --output FILE.safetensors``."""
+    parser = argparse.ArgumentParser(
+        prog="mdpretrain import-weights", description="Released PromptDA or Depth Anything V2 weights -> a checkpoint of mdpretrain."
+    )
+    what = "a folder of transformers, or a checkpoint file of the original repositories"
+    parser.add_argument("source", type=pathlib.Path, metavar="SOURCE", help=what)
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--max-depth-m", type=float, help="what the output spans in an image without prompt (default: the source's, or 20)")
+    options = parser.parse_args(argv)
+    print(f"wrote {import_weights(options.source, options.output, options.max_depth_m)}")
+    return 0
+
+
+def export_command(argv: list[str]) -> int:
+    """``mdpretrain export RUN --output FOLDER``."""
+    parser = argparse.ArgumentParser(prog="mdpretrain export", description="A PromptDA checkpoint -> files that other programs load.")
+    what = "a run folder (its newest checkpoint), RUN/checkpoints/best or a checkpoint file"
+    parser.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help=what)
+    parser.add_argument(
+        "--output", type=pathlib.Path, required=True, help="the folder (transformers) or the .ckpt file (original) to write"
+    )
+    parser.add_argument(
+        "--format", choices=("transformers", "original"), default="transformers", help="whose files (default: transformers)"
+    )
+    parser.add_argument("--ema", action="store_true", help="the averaged weights (ema_decay) in place of the trained ones")
+    options = parser.parse_args(argv)
+    print(f"wrote {export(options.checkpoint, options.output, options.format, options.ema)}")
+    return 0

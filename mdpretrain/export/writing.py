@@ -1,0 +1,149 @@
+"""A checkpoint of ``PromptDA`` -> files that other programs load: a folder for transformers, or the original repository's checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mdpretrain.export import names
+from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
+from mdpretrain.networks.loading import restore_module
+from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, PromptDA
+
+Format = Literal["transformers", "original"]
+# The original loader cuts nine characters off every name; they are those of the Lightning module that the authors trained.
+ORIGINAL_PREFIX = "pipeline."
+
+
+def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "transformers", ema: bool = False) -> pathlib.Path:
+    """Write the network of a checkpoint for others.
+
+    Args:
+        checkpoint: a checkpoint file or a run folder.
+        output: a folder that is not there yet ("transformers"), or a .ckpt file ("original").
+        form: see the module.
+        ema: the averaged weights in place of the trained ones.
+
+    Raises:
+        ValueError: a network that the form cannot express (another family, point tokens, timm's resize of position embeddings), or an
+            output that exists or has the wrong ending.
+    """
+    path = find_checkpoint(checkpoint)
+    content = load_checkpoint(path)
+    if ema:
+        content = with_averaged_weights(content, path)
+    network = _expressible(restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}"), path)
+    own = names.widened_projections(network.state_dict())
+    if form == "original":
+        if output.suffix != ".ckpt":
+            raise ValueError(f"{output}: the original repository's checkpoints end in .ckpt")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        aside = output.with_name(output.name + ".partial")
+        torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
+        os.replace(aside, output)
+        return output
+    if output.exists():
+        raise ValueError(f"{output} exists already; name a new folder")
+    aside = output.with_name(output.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of an export that was interrupted
+    aside.mkdir(parents=True)
+    weights = {name: value.contiguous().clone() for name, value in names.to_transformers(own).items()}
+    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
+    _write_json(aside / "config.json", transformers_config(network, own))
+    _write_json(aside / "preprocessor_config.json", _PROCESSOR)
+    os.replace(aside, output)
+    return output
+
+
+def transformers_config(network: PromptDA, own: dict[str, Tensor]) -> dict[str, Any]:
+    """``config.json`` of the same network."""
+    backbone: Any = network.encoder.backbone
+    out_channels = [own[f"decoder.reassemble.{level}.project.weight"].shape[0] for level in range(names.LEVELS)]
+    return {
+        "architectures": ["PromptDepthAnythingForDepthEstimation"],
+        "model_type": "prompt_depth_anything",
+        "backbone_config": {
+            "model_type": "dinov2",
+            "image_size": backbone.patch_embed.img_size[0],
+            "patch_size": network.encoder.stride,
+            "hidden_size": backbone.embed_dim,
+            "num_hidden_layers": len(backbone.blocks),
+            "num_attention_heads": backbone.blocks[0].attn.num_heads,
+            "mlp_ratio": _mlp_ratio(backbone),
+            "use_swiglu_ffn": _is_gated(backbone),
+            "layer_norm_eps": backbone.norm.eps,
+            "out_indices": [layer + 1 for layer in network.encoder.layers],
+            "out_features": [f"stage{layer + 1}" for layer in network.encoder.layers],
+            "apply_layernorm": True,
+            "reshape_hidden_states": False,
+        },
+        "patch_size": network.encoder.stride,
+        "reassemble_hidden_size": backbone.embed_dim,
+        "reassemble_factors": [4, 2, 1, 0.5],
+        "neck_hidden_sizes": out_channels,
+        "fusion_hidden_size": network.decoder.features,
+        "head_hidden_size": own["head.output.0.weight"].shape[0],
+        "head_in_index": -1,
+        "depth_estimation_type": "metric",
+        "max_depth": None,
+        "dtype": "float32",
+    }
+
+
+# transformers' preprocessor as its authors published it with the weights
+_PROCESSOR = {
+    "image_processor_type": "PromptDepthAnythingImageProcessor",
+    "do_resize": True,
+    "size": {"height": 756, "width": 756},
+    "ensure_multiple_of": 14,
+    "keep_aspect_ratio": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+
+
+def _expressible(network: torch.nn.Module, path: pathlib.Path) -> PromptDA:
+    if not isinstance(network, PromptDA):
+        raise ValueError(f"{path} holds a {type(network).__name__}; only PromptDA networks have a form that other programs load")
+    if any(name.startswith(POINT_TOKENS_PREFIX) for name in network.state_dict()):
+        raise ValueError(f"{path} has point tokens, which neither transformers nor the original PromptDA knows")
+    if network.encoder.position_resize != "bicubic" or not network.encoder.final_norm:
+        raise ValueError(
+            f"{path} has an encoder that others would run differently; train with position_resize: bicubic and final_norm: true"
+        )
+    if len(network.decoder.reassemble) != names.LEVELS or network.encoder.stride != 14:
+        raise ValueError(f"{path} has {len(network.decoder.reassemble)} levels and patches of {network.encoder.stride}, not 4 and 14")
+    return network
+
+
+def _is_gated(backbone: Any) -> bool:
+    mlp = backbone.blocks[0].mlp
+    return mlp.fc1.out_features == 2 * mlp.fc2.in_features
+
+
+def _mlp_ratio(backbone: Any) -> int:
+    """transformers' ratio: of a gated MLP the ungated one's, of which it takes two thirds, rounded up to a multiple of eight.
+
+    Raises:
+        ValueError: no whole ratio gives this width.
+    """
+    hidden, channels = backbone.blocks[0].mlp.fc2.in_features, backbone.embed_dim
+    for ratio in range(1, 17):
+        width = (int(ratio * channels * 2 / 3) + 7) // 8 * 8 if _is_gated(backbone) else ratio * channels
+        if width == hidden:
+            return ratio
+    raise ValueError(f"an MLP of {hidden} channels over {channels} has no whole ratio, and transformers can say nothing else")
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
