@@ -15,6 +15,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+# How a prompt was drawn (``mdpretrain.prompts.options``): what ``SparsePrompt.kind`` indexes. Checkpoints and logs name them: only append.
+PROMPT_KINDS = (
+    "uniform",
+    "grid",
+    "lidar",
+    "solid_state_lidar",
+    "radar",
+    "sfm",
+    "time_of_flight",
+    "low_resolution",
+    "hole",
+    "range",
+    "anchors",
+)
+
 
 class DepthSpace(enum.StrEnum):
     """What the numbers of a dense map mean. Losses and metrics choose their alignment from this tag."""
@@ -60,12 +75,14 @@ class SparsePrompt(_TensorRecord):
     """Sparse metric depth on the image's pixel grid: ``depth_m`` in metres where ``mask`` is true, 0 elsewhere.
 
     ``interpolated_inverse_depth`` is the Delaunay-linear interpolation of 1/depth_m over all pixels, where the data
-    pipeline was asked for it (0 only in an image whose prompt is empty).
+    pipeline was asked for it (0 only in an image whose prompt is empty). ``kind[b]`` indexes ``PROMPT_KINDS``; -1 for an image of
+    which no prompt can be drawn (not metric z-depth, or a filler). None: a prompt that no pattern of ours drew.
     """
 
     depth_m: Float[Tensor, "B 1 H W"]
     mask: Bool[Tensor, "B 1 H W"]
     interpolated_inverse_depth: Float[Tensor, "B 1 H W"] | None = None
+    kind: Int[Tensor, " B"] | None = None
 
 
 @dataclasses.dataclass

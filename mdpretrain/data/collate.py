@@ -55,6 +55,7 @@ def _prompt(rows: Sequence[Row]) -> SparsePrompt | None:
         depth_m=_maps(rows, lambda row: row.prompt_depth_m),
         mask=_maps(rows, lambda row: row.prompt_mask),
         interpolated_inverse_depth=_optional_maps(rows, lambda row: row.interpolated_inverse_depth, 0.0),
+        kind=torch.tensor([-1 if row.prompt_kind is None else row.prompt_kind for row in rows], dtype=torch.int64),
     )
 
 

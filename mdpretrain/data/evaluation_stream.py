@@ -193,7 +193,7 @@ def _blank(row: Row) -> Row:
     """A row of the same shape that says nothing."""
     maps = ("depth", "valid", "sky", "prior_depth", "edge_depth", "prompt_depth_m", "prompt_mask", "interpolated_inverse_depth")
     nothing = {name: np.zeros_like(value) for name in maps if (value := getattr(row, name)) is not None}
-    return dataclasses.replace(row, **nothing, position=-1, key="", source="")
+    return dataclasses.replace(row, **nothing, prompt_kind=-1, position=-1, key="", source="")
 
 
 def _list_items(folders: Sequence[ShardFolder], include: Sequence[str] | None) -> list[tuple[int, int]]:

@@ -13,7 +13,10 @@ from mdpretrain.data.crops import View, covering_view, random_view, whole_view
 from mdpretrain.data.order import hash_key
 from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest
 from mdpretrain.prompts.interpolation import linear_inverse_depth
-from mdpretrain.prompts.sampling import PromptSampler
+from mdpretrain.prompts.options import PromptDrawer
+from mdpretrain.prompts.options import PromptOptions as PromptOptions  # a recipe's ``data.prompt``: known by this name to all that draw
+from mdpretrain.prompts.scene import PromptScene
+from mdpretrain.structures import PROMPT_KINDS
 
 # A random crop of a sparse map can miss all of its points: so many boxes are tried, then the largest centred one.
 CROP_ATTEMPTS = 4
@@ -44,24 +47,6 @@ class Augmentation:
             raise ValueError(f"augmentation.stretch is {self.stretch}; give a ratio in [1, 4], 1 keeps the aspect")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"augmentation.flip is {self.flip}; give a probability")
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptOptions:
-    """Sparse prompts drawn from the label.
-
-    Args:
-        count: number of points, log-uniform in [low, high].
-        interpolate: also interpolate 1/depth over the image (Delaunay-linear) in the worker.
-        stored: a sample whose shard holds its sensor's own depth (``KEY.prompt``) gets that as its prompt; the others' are drawn.
-    """
-
-    count: tuple[int, int]
-    interpolate: bool = False
-    stored: bool = False
-
-    def __post_init__(self) -> None:
-        PromptSampler(self.count)  # refuses an impossible range where the recipe is read, not in a worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +86,7 @@ class Row:
     confidence: np.ndarray | None = None
     prompt_depth_m: np.ndarray | None = None
     prompt_mask: np.ndarray | None = None
+    prompt_kind: int | None = None  # see ``SparsePrompt.kind``
     interpolated_inverse_depth: np.ndarray | None = None
 
 
@@ -140,7 +126,7 @@ class SamplePipeline:
         self.seed = seed
         self.long_side = long_side
         self.multiple = multiple
-        self._sampler = None if prompt is None else PromptSampler(prompt.count)
+        self._drawer = None if prompt is None else PromptDrawer(prompt)
 
     def __call__(
         self, sample: Sample, position: int, options: RowOptions, prompt_seed: int | None = None, planes: np.ndarray | None = None
@@ -181,7 +167,7 @@ class SamplePipeline:
             row.edge_depth = _finite(sample_depth(self._z_depth(sample, sample.depth_edge, options), view, size))
         if sample.confidence is not None:
             row.confidence = sample_nearest(sample.confidence, view, size)
-        if self._sampler is not None:
+        if self._drawer is not None:
             self._add_prompt(row, random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed))
             self._take_stored_prompt(row, sample, view)
         return row
@@ -221,11 +207,12 @@ class SamplePipeline:
 
     def _add_prompt(self, row: Row, rng: np.random.Generator) -> None:
         """A prompt is metric z-depth; a sample that has none gets an empty one."""
-        assert self._sampler is not None and self.prompt is not None
+        assert self._drawer is not None and self.prompt is not None
         if row.metric and not row.depth_is_ray:
-            row.prompt_depth_m, row.prompt_mask = self._sampler(row.depth, row.valid, rng)
+            scene = PromptScene(row.depth, row.valid, row.image, row.intrinsics)
+            row.prompt_depth_m, row.prompt_mask, row.prompt_kind = self._drawer(scene, rng)
         else:
-            row.prompt_depth_m, row.prompt_mask = np.zeros_like(row.depth), np.zeros_like(row.valid)
+            row.prompt_depth_m, row.prompt_mask, row.prompt_kind = np.zeros_like(row.depth), np.zeros_like(row.valid), -1
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 
@@ -236,6 +223,7 @@ class SamplePipeline:
             return
         row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
         row.prompt_mask = row.prompt_depth_m > 0
+        row.prompt_kind = PROMPT_KINDS.index("low_resolution")
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 

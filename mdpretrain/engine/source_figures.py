@@ -1,4 +1,4 @@
-"""Loss, valid fraction and prompt density by source of the mixture, at logged steps, over all processes."""
+"""Loss, valid fraction and prompt density by source of the mixture and by kind of prompt, at logged steps, over all processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from mdpretrain.engine.logged_step import is_logged_step
-from mdpretrain.structures import DepthBatch
+from mdpretrain.structures import PROMPT_KINDS, DepthBatch
 
 
 class SourceFigures(lightning.Callback):
     """Logs ``source_loss/NAME`` and ``source_valid/NAME`` (fraction of pixels with a label) of every source in the logged step's batch,
-    and ``train/prompt_density`` (fraction of pixels with a prompt point).
+    ``kind_loss/NAME`` and ``kind_density/NAME`` (fraction of pixels with a prompt point) of every kind of prompt in it, and
+    ``train/prompt_density`` of all.
 
     The loss of an image is what the task's loss table noted (``LossTable.image_figures``); a task without one logs the density only.
     One small reduction, after the step; nothing at other steps.
@@ -31,10 +32,15 @@ class SourceFigures(lightning.Callback):
             return
         names, rows = _rows(trainer, batch)
         figures: dict[str, Tensor] = getattr(getattr(pl_module, "loss", None), "image_figures", {})
-        sums = source_sums(batch, figures, rows, len(names))
+        sums = torch.cat([kind_sums(batch, figures), source_sums(batch, figures, rows, len(names))])
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums, reduce_op="sum")
-        pl_module.log_dict(averages(sums.tolist(), names), on_step=True, on_epoch=False, batch_size=len(batch))
+        numbers = sums.tolist()
+        by_kind = kind_averages(numbers[: 4 * len(PROMPT_KINDS)])
+        found = by_kind | averages(numbers[4 * len(PROMPT_KINDS) :], names)
+        # To the loggers themselves: Lightning would write what a module once logged at every later step, in the batch or not.
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def source_sums(batch: DepthBatch, figures: dict[str, Tensor], rows: list[int], sources: int) -> Tensor:
@@ -54,6 +60,34 @@ def source_sums(batch: DepthBatch, figures: dict[str, Tensor], rows: list[int], 
     if batch.prompt is not None:
         density = torch.stack([batch.prompt.mask.flatten(1).double().mean(dim=1).sum(), ones.sum()])
     return torch.cat([by_source.flatten(), density])
+
+
+def kind_sums(batch: DepthBatch, figures: dict[str, Tensor]) -> Tensor:
+    """float64 ``(4 * len(PROMPT_KINDS),)``: by kind of prompt, summed loss and the images it is of, summed density and its images.
+
+    An image whose prompt has no kind (-1) counts nowhere.
+    """
+    device, kinds = batch.image.device, len(PROMPT_KINDS)
+    sums = torch.zeros(4, kinds + 1, dtype=torch.float64, device=device)  # the last column takes what has no kind
+    if batch.prompt is not None and batch.prompt.kind is not None:
+        kind = torch.where(batch.prompt.kind < 0, kinds, batch.prompt.kind)
+        ones = torch.ones(len(batch), dtype=torch.float64, device=device)
+        if figures:
+            sums[0].index_add_(0, kind, figures["loss"].to(ones))
+            sums[1].index_add_(0, kind, ones)
+        sums[2].index_add_(0, kind, batch.prompt.mask.flatten(1).double().mean(dim=1))
+        sums[3].index_add_(0, kind, ones)
+    return sums[:, :kinds].flatten()
+
+
+def kind_averages(sums: list[float]) -> dict[str, float]:
+    """The figures to log, of the kinds that were there."""
+    count = len(PROMPT_KINDS)
+    found: dict[str, float] = {}
+    for name, loss, losses, density, prompts in zip(PROMPT_KINDS, *(sums[start : start + count] for start in range(0, 4 * count, count))):
+        found |= {f"kind_loss/{name}": loss / losses} if losses else {}
+        found |= {f"kind_density/{name}": density / prompts} if prompts else {}
+    return found
 
 
 def averages(sums: list[float], names: list[str]) -> dict[str, float]:

@@ -7,6 +7,8 @@ Both run in the data workers, once per sample: no torch, no loop over pixels or 
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import Delaunay, QhullError
@@ -43,6 +45,10 @@ def linear_inverse_depth(depth_m: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Prompt pixels keep their own value. Values never leave the range of the prompt.
 
+    A prompt that covers half of the image or more is triangulated along the borders of its gaps only, which is the same triangulation
+    where it matters: the Voronoi cell of a pixel whose four neighbours are all in the prompt is within half a pixel of it, so no
+    triangle at that pixel holds another pixel. (Of four points on one circle Delaunay's choice of diagonal is free, here as there.)
+
     Args:
         depth_m: metres, ``(H, W)``, finite and positive where ``mask`` is true.
         mask: bool ``(H, W)``.
@@ -54,23 +60,57 @@ def linear_inverse_depth(depth_m: np.ndarray, mask: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(mask)
     if rows.size < 2:
         return np.full(mask.shape, sparse.sum(), dtype=np.float32)
+    if 2 * rows.size >= mask.size and min(mask.shape) > 2:  # more pixels than any line of them holds
+        return _linear_in_gaps(sparse, mask).astype(np.float32)
     points = np.stack([columns, rows], axis=1).astype(np.float64)
     values = sparse[rows, columns]
-    # Integer coordinates, so the cross products with the longest offset are exact.
-    offsets = points - points[0]
-    direction = offsets[np.argmax((offsets**2).sum(axis=1))]
-    if np.any(offsets[:, 0] * direction[1] - offsets[:, 1] * direction[0] != 0):
+    direction = _longest_offset(points)
+    if _on_line(points, direction):
+        dense = _linear_along_line(points, values, direction, mask.shape)
+    else:
         try:
             dense = _linear_in_triangles(points, values, mask.shape)
         except QhullError:  # all but collinear: too flat for a triangulation in float64
             dense = _linear_along_line(points, values, direction, mask.shape)
-    else:
-        dense = _linear_along_line(points, values, direction, mask.shape)
     outside = np.isnan(dense)
     if outside.any():
         dense[outside] = _nearest(sparse, mask)[outside]
     dense[rows, columns] = values
     return np.clip(dense, values.min(), values.max()).astype(np.float32)
+
+
+def _linear_in_gaps(sparse: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The interpolation of a prompt without the points that no triangle with an unknown pixel in it can have as a corner.
+
+    Where the rest lies on a line there is no such triangle, and every unknown pixel is outside the hull.
+    """
+    if mask.all():
+        return sparse
+    around = np.pad(mask, 1, constant_values=True)
+    border = mask & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
+    rows, columns = np.nonzero(border)
+    points, values = np.stack([columns, rows], axis=1).astype(np.float64), sparse[rows, columns]
+    dense = np.full(mask.shape, np.nan)
+    if not _on_line(points, _longest_offset(points)):
+        with contextlib.suppress(QhullError):  # too flat for a triangulation in float64
+            dense = _linear_in_triangles(points, values, mask.shape)
+    dense = np.where(mask, sparse, np.clip(dense, values.min(), values.max()))
+    outside = np.isnan(dense)
+    if outside.any():
+        dense[outside] = _nearest(sparse, mask)[outside]
+    return dense
+
+
+def _longest_offset(points: np.ndarray) -> np.ndarray:
+    """The vector from the first point to the farthest from it."""
+    offsets = points - points[0]
+    return offsets[np.argmax((offsets**2).sum(axis=1))]
+
+
+def _on_line(points: np.ndarray, direction: np.ndarray) -> bool:
+    """Whether all points lie on one line; exact, for the coordinates are whole numbers."""
+    offsets = points - points[0]
+    return not np.any(offsets[:, 0] * direction[1] - offsets[:, 1] * direction[0] != 0)
 
 
 def _sparse_inverse_depth(depth_m: np.ndarray, mask: np.ndarray) -> np.ndarray:

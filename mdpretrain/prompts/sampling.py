@@ -7,10 +7,11 @@ prompt, whatever process draws it.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from mdpretrain.prompts.settings import log_uniform_integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +32,7 @@ class PromptSampler:
 
     def draw_count(self, rng: np.random.Generator) -> int:
         """One N; consumes exactly one uniform number of ``rng``."""
-        low, high = self.count
-        drawn = math.exp(rng.uniform(math.log(low), math.log(high + 1)))
-        return min(max(int(drawn), low), high)  # rounding of exp(log(.)) must not leave the range
+        return log_uniform_integer(rng, self.count)
 
     def __call__(self, depth_m: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw one prompt.

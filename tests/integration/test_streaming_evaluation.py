@@ -107,6 +107,7 @@ def test_no_process_waits_for_anothers_missing_batch(tmp_path: Path, sizes: list
         fillers = batch.position == -1
         assert batch.samples == int((~fillers).sum()) and (fillers.all() or not fillers.any())
         assert not batch.valid[fillers].any() and (batch.depth[fillers] == 0).all() and not batch.prompt.mask[fillers].any()
+        assert (batch.prompt.kind[fillers] == -1).all() and (batch.prompt.kind[~fillers] == 0).all()
         assert batch.image.isfinite().all() and batch.valid[~fillers].flatten(1).any(1).all()
 
 

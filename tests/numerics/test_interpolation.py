@@ -117,3 +117,36 @@ def test_linear_is_fast_enough_to_run_per_training_sample() -> None:
         linear_inverse_depth(depth_m, mask)
         durations.append(time.perf_counter() - start)
     assert min(durations) < 0.015 * 4  # 3-4 ms on an idle core; four times the 15 ms aim allows for a busy machine
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.97])
+def test_a_dense_prompt_is_interpolated_as_by_scipy(share: float) -> None:
+    """Only the borders of the gaps are triangulated; with generic positions missing, the triangles over the gaps are the same."""
+    rng = np.random.default_rng(6)
+    rows, columns = np.mgrid[:H, :W]
+    mask = rng.random((H, W)) < share
+    mask[:, [0, -1]] = mask[[0, -1]] = False  # gaps at the border as well
+    inverse = 0.3 + 0.01 * columns + 0.004 * rows  # linear: any choice among co-circular points gives the same
+    depth_m = sparse(inverse, mask)
+    oracle = LinearNDInterpolator(np.argwhere(mask), 1 / depth_m[mask].astype(np.float64))(rows, columns)
+    result, inside = linear_inverse_depth(depth_m, mask), np.isfinite(oracle)
+    assert mask.mean() >= 0.5 or share == 0.5
+    np.testing.assert_allclose(result[inside], oracle[inside], rtol=1e-6)
+    nearest = nearest_inverse_depth(depth_m, mask)
+    np.testing.assert_allclose(result[~inside], nearest[~inside], atol=0.015)  # equally near points may differ by one pixel's step
+    np.testing.assert_array_equal(result[mask], (1 / depth_m[mask].astype(np.float64)).astype(np.float32))
+
+
+def test_a_hole_in_a_dense_prompt_is_filled_from_its_border() -> None:
+    """Random values: a single missing pixel has four neighbours on one circle, and the mean of two opposite ones."""
+    inverse = np.random.default_rng(7).uniform(0.2, 2, (H, W))
+    mask = np.ones((H, W), bool)
+    mask[10, 20] = mask[0, 0] = mask[-1, 7] = False
+    depth_m = sparse(inverse, mask)
+    result = linear_inverse_depth(depth_m, mask)
+    kept = 1 / np.where(mask, depth_m, 1).astype(np.float64)
+    pairs = (kept[9, 20] + kept[11, 20]) / 2, (kept[10, 19] + kept[10, 21]) / 2
+    assert min(abs(result[10, 20] - pair) for pair in pairs) < 1e-6
+    assert min(abs(result[0, 0] - kept[0, 1]), abs(result[0, 0] - kept[1, 0])) < 1e-6  # outside the hull: nearest
+    assert abs(result[-1, 7] - (kept[-1, 6] + kept[-1, 8]) / 2) < 1e-6  # on the hull's edge
+    np.testing.assert_array_equal(linear_inverse_depth(sparse(inverse, mask | True), mask | True), (1 / sparse(inverse, mask | True)))

@@ -18,6 +18,7 @@ from mdpretrain.data.collate import collate
 from mdpretrain.data.colour import ColourJitter, chroma_matrix, tone_table
 from mdpretrain.data.datamodule import ShardDataModule
 from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
+from mdpretrain.structures import PROMPT_KINDS
 
 NO_LIMITS = RowOptions()
 
@@ -75,6 +76,19 @@ def test_random_numbers_depend_on_seed_and_position_only() -> None:
     assert with_prompt.prompt_mask is not None and with_prompt.prompt_mask.sum() == 5
 
 
+def test_the_kind_of_prompt_travels_into_the_batch() -> None:
+    def row(metric: bool, **weights: float):
+        sample = make_sample("a") if metric else make_sample("b", metric=False, camera=None)
+        return SamplePipeline((20, 24), None, PromptOptions((5, 5), weights=weights or None), 0)(sample, 1, NO_LIMITS)
+
+    rows = [row(True), row(True, lidar=1.0), row(False, lidar=1.0), row(True, anchors=2.0)]
+    prompt = collate(rows).prompt
+    assert prompt is not None and prompt.kind is not None and prompt.kind.dtype == torch.int64
+    expected = [PROMPT_KINDS.index("uniform"), PROMPT_KINDS.index("lidar"), -1, PROMPT_KINDS.index("anchors")]
+    assert prompt.kind.tolist() == expected and prompt.rows(slice(1, 3)).kind.tolist() == expected[1:3]
+    assert not prompt.mask[2].any() and prompt.mask[3].sum() == 20 * 24
+
+
 def test_optional_fields_travel_and_missing_ones_have_their_neutral_value() -> None:
     depth = np.full((HEIGHT, WIDTH), 3.0, np.float32)
     prior = depth * 2
@@ -109,7 +123,7 @@ def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> 
     row = stored(phone, 0, NO_LIMITS)
     assert row.prompt_mask is not None and not row.prompt_mask[:3, :3].any() and row.prompt_mask[5:, 5:].all()
     np.testing.assert_array_equal(row.prompt_depth_m[row.prompt_mask], np.float32(2.5))
-    assert (row.prompt_depth_m[~row.prompt_mask] == 0).all()
+    assert (row.prompt_depth_m[~row.prompt_mask] == 0).all() and row.prompt_kind == PROMPT_KINDS.index("low_resolution")
     for pipeline, sample in ((drawn, phone), (stored, bare), (stored, make_sample("scale-free", metric=False, prompt=low))):
         mask = pipeline(sample, 0, NO_LIMITS).prompt_mask
         assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)

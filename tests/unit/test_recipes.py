@@ -15,6 +15,7 @@ from torch import nn
 from mdpretrain.data.mixture import check_names
 from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.module_config import build_module
+from mdpretrain.structures import PROMPT_KINDS
 from mdpretrain.training_cli import RecipeParser
 
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
@@ -63,6 +64,16 @@ def test_full_size_recipe_parses_and_its_model_builds_without_memory(recipe: pat
     check_names([row.name or row.path.rsplit("/", 1)[-1] for row in config.data.train])  # training refuses two of one name
     if config.trainer.num_nodes > 1:
         assert config.data.batch_size % (config.trainer.num_nodes * int(config.trainer.devices)) == 0
+
+
+@pytest.mark.parametrize("recipe", [path for path in (*FULL, *DEBUG) if "teacher" in path.stem], ids=identity)
+def test_every_kind_of_prompt_stacks_on_a_prompted_recipe(recipe: pathlib.Path) -> None:
+    below = (recipe, *(() if recipe in DEBUG else (mixture_of(recipe),)))
+    plain = parse(*below).data.prompt
+    prompt = parse(*below, RECIPES / "prompts" / "every_sensor.yaml").data.prompt
+    assert plain.weights is None and set(prompt.weights) == set(PROMPT_KINDS) and min(prompt.weights.values()) > 0
+    assert prompt.count == plain.count and prompt.interpolate == plain.interpolate
+    assert prompt.weights["uniform"] / sum(prompt.weights.values()) == pytest.approx(0.5, abs=0.02)  # as the file says
 
 
 @pytest.mark.parametrize("recipe", DEBUG, ids=identity)
