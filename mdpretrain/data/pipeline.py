@@ -16,6 +16,7 @@ from mdpretrain.prompts.interpolation import linear_inverse_depth
 from mdpretrain.prompts.options import PromptDrawer
 from mdpretrain.prompts.options import PromptOptions as PromptOptions  # a recipe's ``data.prompt``: known by this name to all that draw
 from mdpretrain.prompts.scene import PromptScene
+from mdpretrain.structures import PROMPT_KINDS
 
 # A random crop of a sparse map can miss all of its points: so many boxes are tried, then the largest centred one.
 CROP_ATTEMPTS = 4
@@ -224,7 +225,8 @@ class SamplePipeline:
         if not self.prompt.stored or sample.prompt is None or not row.metric or row.depth_is_ray:
             return
         row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
-        row.prompt_mask, row.prompt_kind = row.prompt_depth_m > 0, -1  # no pattern drew it
+        row.prompt_mask = row.prompt_depth_m > 0
+        row.prompt_kind = PROMPT_KINDS.index("low_resolution")
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 

@@ -60,7 +60,7 @@ class PromptOptions:
         interpolate: also interpolate 1/depth over the image (Delaunay-linear) in the worker.
         weights: how often each kind of ``PROMPT_KINDS`` is drawn, relative to the others; by default uniform points alone.
         grid, lidar, solid_state_lidar, radar, sfm, time_of_flight, low_resolution, hole, range, anchors: settings of each kind.
-        noise: errors added to every prompt, whatever its kind; null for none.
+        noise: errors added to every drawn prompt, whatever its kind; null for none.
         stored: a sample whose shard holds its sensor's own depth (``KEY.prompt``) gets that as its prompt; the others' are drawn.
 
     Raises:

@@ -123,7 +123,7 @@ def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> 
     row = stored(phone, 0, NO_LIMITS)
     assert row.prompt_mask is not None and not row.prompt_mask[:3, :3].any() and row.prompt_mask[5:, 5:].all()
     np.testing.assert_array_equal(row.prompt_depth_m[row.prompt_mask], np.float32(2.5))
-    assert (row.prompt_depth_m[~row.prompt_mask] == 0).all()
+    assert (row.prompt_depth_m[~row.prompt_mask] == 0).all() and row.prompt_kind == PROMPT_KINDS.index("low_resolution")
     for pipeline, sample in ((drawn, phone), (stored, bare), (stored, make_sample("scale-free", metric=False, prompt=low))):
         mask = pipeline(sample, 0, NO_LIMITS).prompt_mask
         assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)
