@@ -26,8 +26,8 @@ from mdpretrain.evaluation.single_image import (
 from mdpretrain.tasks.predictor import add_weights_option, load_predictor
 
 
-def evaluate_command(argv: list[str]) -> int:
-    """``mdpretrain evaluate --teacher CKPT --student CKPT --shards DIR ... --output DIR``: report and metrics.json."""
+def evaluation_parser() -> argparse.ArgumentParser:
+    """The options of ``mdpretrain evaluate``; sweeps name the same ones."""
     parser = argparse.ArgumentParser(prog="mdpretrain evaluate", description="Metrics beside their baselines, and a report.")
     path = pathlib.Path
     parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
@@ -58,7 +58,12 @@ def evaluate_command(argv: list[str]) -> int:
     parser.add_argument("--samples-shown", type=int, default=6)
     parser.add_argument("--title", default="Depth evaluation")
     add_weights_option(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def evaluate_command(argv: list[str]) -> int:
+    """``mdpretrain evaluate --teacher CKPT --student CKPT --shards DIR ... --output DIR``: report and metrics.json."""
+    options = evaluation_parser().parse_args(argv)
     request = EvaluationRequest(
         shards=options.shards,
         output=options.output,

@@ -98,6 +98,7 @@ def evaluate_arguments(folder: Path, output: Path, measure: Measure) -> list[str
     """The command, without the program's name: the newest checkpoint of the run."""
     words = ["evaluate", f"--{measure.network}", str(folder), "--output", str(output), "--protocol", measure.protocol]
     for name, value in (measure.evaluate or {}).items():
-        values = value if isinstance(value, list) else [value]
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+        if value is not False:  # a switch is there or not, and has no value
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return words

@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from mdpretrain.evaluation.assembly import EvaluationRequest
+from mdpretrain.evaluation.command import evaluation_parser
 from mdpretrain.evaluation.protocols import find_protocol
 from mdpretrain.metrics.depth import METRICS
 from mdpretrain.slurm.cluster_file import load_yaml, read_record
@@ -29,7 +29,7 @@ from mdpretrain.slurm.cluster_file import load_yaml, read_record
 PLACE = "{x}"
 OWN_KEYS = ("run_dir", "resume", "seed_everything", "data.seed", "ckpt_path", "config")  # the sweep sets these itself
 # Options of `mdpretrain evaluate` that a sweep gives itself, or that only concern the report.
-NOT_MEASURED = ("output", "teacher", "student", "runs", "progress", "protocols", "samples_shown", "title")
+NOT_MEASURED = ("output", "teacher", "student", "run", "protocol", "samples_shown", "title")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +109,14 @@ class Measure:
         if self.figure not in METRICS:
             raise ValueError(f"figure {self.figure!r} is no metric of `mdpretrain evaluate`; there are {', '.join(METRICS)}")
         find_protocol(self.protocol)
-        known = [field.name for field in dataclasses.fields(EvaluationRequest) if field.name not in NOT_MEASURED]
+        options = vars(evaluation_parser().parse_args(["--shards", "-", "--output", "-"]))
+        known = [name for name in options if name not in NOT_MEASURED]
         if unknown := sorted(set(self.evaluate) - set(known)):
             raise ValueError(f"evaluate: unknown key {unknown[0]!r}; there are {', '.join(known)}")
-        if missing := [name for name in ("shards", "image_size") if name not in self.evaluate]:
-            raise ValueError(f"evaluate: {missing[0]} is missing")
+        if "shards" not in self.evaluate:
+            raise ValueError("evaluate: shards is missing")
+        if not {"image_size", "long_side", "prompt_protocol"} & set(self.evaluate):
+            raise ValueError("evaluate: image_size is missing (or long_side, or a prompt_protocol with a size of its own)")
 
     def at_point(self, point: Point) -> Measure:
         """With the value in place of ``{x}``."""

@@ -296,12 +296,18 @@ def test_the_command_itself_runs_and_its_exit_code_comes_back(tmp_path: pathlib.
 
 
 def test_options_of_an_evaluation_become_words() -> None:
-    options = {"shards": ["a/val", "b/val"], "image_size": [96, 128], "prompt_count": [20, 20], "batch_size": 4}
+    options = {
+        "shards": ["a/val", "b/val"],
+        "image_size": [96, 128],
+        "prompt_count": [20, 20],
+        "count_prompt_pixels": True,
+        "batch_size": 4,
+    }
     measure = Measure("abs_rel", evaluate=options, protocol="nyu+disparity")
     words = evaluate_arguments(pathlib.Path("run"), pathlib.Path("out"), measure)
     assert " ".join(words) == (
         "evaluate --teacher run --output out --protocol nyu+disparity --shards a/val b/val --image-size 96 128 --prompt-count 20 20 "
-        "--batch-size 4"
+        "--count-prompt-pixels --batch-size 4"
     )
 
 
