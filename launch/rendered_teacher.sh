@@ -14,7 +14,8 @@ RECIPE=${RECIPE:-recipes/debug/teacher_rendered.yaml}
 SCENES=${SCENES:-1500}            # rendered training scenes, two views each
 HELD_OUT_SCENES=${HELD_OUT_SCENES:-40}
 WORKERS=${WORKERS:-2}
-PROTOCOLS=${PROTOCOLS:-"points_500 points_2000 table1_x8 table1_lidar"}
+# the first one's prompts are what the robustness curves vary
+PROTOCOLS=${PROTOCOLS:-"points_2000 points_500 table1_x8 table1_lidar"}
 ROBUSTNESS=${ROBUSTNESS:-patterns,noise,outliers}
 FIT_OPTIONS=${FIT_OPTIONS:-}
 if nvidia-smi -L >/dev/null 2>&1; then
@@ -55,5 +56,5 @@ mdpretrain fit --config recipes/debug/prior.yaml --run_dir "$RUN/prior" --resume
 say "4/4 evaluation"
 # shellcheck disable=SC2086
 mdpretrain evaluate --teacher "$RUN/teacher" --prior "$RUN/prior" --shards "$MEASURED" --long-side 320 --multiple 16 \
-    --prompt-protocol $PROTOCOLS --prompt-count 2000 2000 --robustness "$ROBUSTNESS" --output "$RUN/report"
+    --prompt-protocol $PROTOCOLS --robustness "$ROBUSTNESS" --output "$RUN/report"
 say "done: open $RUN/report/index.html"

@@ -71,7 +71,7 @@ class MetricAnythingTeacher(nn.Module):
         deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
-        ValueError: a base map that is not among the prepared maps, an error map without the maps it compares, "transposed" where levels
+        ValueError: a base map that is not among the prepared maps, propagation of a direct output, an error map without the maps it compares, "transposed" where levels
             do not double; (forward) a batch without prepared prompt, or without
             a map the network reads.
     """
@@ -129,7 +129,9 @@ class MetricAnythingTeacher(nn.Module):
         )
         self.direct_head: DPTHead | None = None
         self.residual_head: ResidualHead | None = None
-        self.propagation = SpatialPropagation(tuple(propagation), propagation_rounds) if propagation and output == "residual" else None
+        if propagation and output == "direct":
+            raise ValueError("propagation moves a map of metres along the image, and output 'direct' has none: set propagation to null")
+        self.propagation = SpatialPropagation(tuple(propagation), propagation_rounds) if propagation else None
         if output == "direct":
             self.direct_head = DPTHead(features, head_channels, upsampling=upsampling, extra_layers=head_layers)
             start_at_typical_depth(self.direct_head.output[-1], positive_activation)

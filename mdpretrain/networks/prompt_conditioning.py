@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mdpretrain.geometry.canonical import known_focal_length
 from mdpretrain.networks.positive_output import INITIAL_CANONICAL_INVERSE_DEPTH
+from mdpretrain.prompts.neighbours import present_pixels
 from mdpretrain.structures import DepthBatch, PreparedPrompt
 
 Conditioning = Literal["maps_mask", "maps_error", "sparse_mask"]
@@ -38,8 +39,11 @@ def log_inverse_maps(prepared: PreparedPrompt, names: list[str]) -> Float[Tensor
 
 
 def log_prompt_inverse_depth(prepared: PreparedPrompt) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"]]:
-    """(log inverse depth at the prompt's points and 0 elsewhere, the mask as 0 / 1)."""
-    mask = prepared.prompt.mask
+    """(log inverse depth at the prompt's points and 0 elsewhere, where they are as 0 / 1).
+
+    What the mask says of a pixel without a finite positive depth does not make it a point, here as in the preparation.
+    """
+    mask = present_pixels(prepared.prompt)
     return torch.where(mask, -prepared.prompt.depth_m.clamp(min=1e-6).log(), 0.0), mask.to(prepared.prompt.depth_m.dtype)
 
 

@@ -7,7 +7,8 @@ affinities from both sides until they meet at the edge:
     h <- (1 - sum_j k_j) h + sum_j k_j shift_j(h),     k_j = a_j / max(1, sum_j |a_j|),     then at the prompt's points  h <- h + g (m - h)
 
 over the eight neighbours at each distance of ``dilations`` (far ones first), ``rounds`` times; ``a`` are the affinities, ``m`` the measured
-values, ``g`` in (0, 1) the trust in each measurement. Affinities of zero leave the map as it is. Negative ones sharpen, and could
+values, ``g`` in (0, 1) the trust in each measurement at each step (after n steps 1 - (1 - g)^n of it stands: to set a wrong point aside
+the network must bring g near zero, and to believe it it need do nothing). Affinities of zero leave the map as it is. Negative ones sharpen, and could
 amplify without end: so no step may leave the range of the image's own map and measurements.
 
 Legend: ``B`` batch, ``A`` = 8 per dilation, ``H W`` pixels.
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 NEIGHBOURS = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1) if (down, across) != (0, 0))
-INITIAL_TRUST = 3.0  # logit: 0.95 of a measurement is believed before anything is learned
+INITIAL_TRUST = 3.0  # logit of g before anything is learned: 0.95 at each step, so that measured pixels keep their value
 
 
 class SpatialPropagation(nn.Module):
@@ -69,7 +70,7 @@ class SpatialPropagation(nn.Module):
         for _ in range(self.rounds):
             for dilation, (neighbours, own) in zip(self.dilations, affinities, strict=True):
                 mixed = _step(plane, neighbours, own, dilation)
-                plane = torch.addcmul(added, kept, torch.minimum(torch.maximum(mixed, low), high))
+                plane = torch.addcmul(added, kept, torch.clamp(mixed, low, high))
         return plane[:, None]
 
     def extra_repr(self) -> str:

@@ -61,6 +61,21 @@ def test_the_propagating_teacher_starts_at_its_base_map_but_for_the_measured_poi
     torch.testing.assert_close(values[mask], batch.prompt.depth_m[mask], rtol=1e-3, atol=0)
 
 
+def test_a_masked_pixel_without_depth_is_no_point_to_the_network():
+    batch, teacher = made_batch(), built(TINY_TEACHER, propagation=[2, 1])
+    expected = teacher(batch).values
+    hole = (~batch.prompt.mask).nonzero()[0]
+    for depth_m in (float("nan"), 0.0, float("inf")):
+        batch.prompt.mask[tuple(hole)], batch.prompt.depth_m[tuple(hole)] = True, depth_m
+        batch.prepared.prompt = batch.prompt
+        assert torch.equal(teacher(batch).values, expected)
+
+
+def test_propagation_needs_the_residual_output():
+    with pytest.raises(ValueError, match="propagation"):
+        built(TINY_TEACHER, output="direct", propagation=[1])
+
+
 def test_the_residual_is_the_formula_of_its_weights_and_maps():
     """log d = log d_base + w (log d_other - log d_base) + r with w and r set by hand through the last layer's bias."""
     batch = made_batch(maps=("local", "global"))
