@@ -71,9 +71,8 @@ class MetricAnythingTeacher(nn.Module):
         deep_to_deep: the deepest of the finest features makes the finest level, as in the student.
 
     Raises:
-        ValueError: a base map that is not among the prepared maps, propagation of a direct output, an error map without the maps it compares, "transposed" where levels
-            do not double; (forward) a batch without prepared prompt, or without
-            a map the network reads.
+        ValueError: a base map that is not among the prepared maps, propagation of a direct output, an error map without the maps it
+            compares, "transposed" where levels do not double; (forward) a batch without prepared prompt, or without a map the network reads.
     """
 
     def __init__(

@@ -6,10 +6,10 @@ affinities from both sides until they meet at the edge:
 
     h <- (1 - sum_j k_j) h + sum_j k_j shift_j(h),     k_j = a_j / max(1, sum_j |a_j|),     then at the prompt's points  h <- h + g (m - h)
 
-over the eight neighbours at each distance of ``dilations`` (far ones first), ``rounds`` times; ``a`` are the affinities, ``m`` the measured
-values, ``g`` in (0, 1) the trust in each measurement at each step (after n steps 1 - (1 - g)^n of it stands: to set a wrong point aside
-the network must bring g near zero, and to believe it it need do nothing). Affinities of zero leave the map as it is. Negative ones sharpen, and could
-amplify without end: so no step may leave the range of the image's own map and measurements.
+over the eight neighbours at each distance of ``dilations`` (far ones first), ``rounds`` times; ``a`` are the affinities, ``m`` the
+measured values, ``g`` in (0, 1) the trust in each measurement at each step (after n steps 1 - (1 - g)^n of it stands: to set a wrong
+point aside the network must bring g near zero, and to believe it it need do nothing). Affinities of zero leave the map as it is. Negative
+ones sharpen, and could amplify without end: so no step may leave the range of the image's own map and measurements.
 
 Legend: ``B`` batch, ``A`` = 8 per dilation, ``H W`` pixels.
 """
