@@ -72,7 +72,7 @@ class MetricAnythingTeacher(nn.Module):
 
     Raises:
         ValueError: a base map that is not among the prepared maps, propagation of a direct output, an error map without the maps it
-            compares, "transposed" where levels do not double; (forward) a batch without prepared prompt, or without a map the network reads.
+            compares, "transposed" where levels do not double; (forward) a batch without prepared prompt or a map the network reads.
     """
 
     def __init__(
