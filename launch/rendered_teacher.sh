@@ -16,7 +16,7 @@ HELD_OUT_SCENES=${HELD_OUT_SCENES:-40}
 WORKERS=${WORKERS:-2}
 # the first one's prompts are what the robustness curves vary
 PROTOCOLS=${PROTOCOLS:-"points_2000 points_500 table1_x8 table1_lidar"}
-ROBUSTNESS=${ROBUSTNESS:-patterns,noise,outliers}
+ROBUSTNESS=${ROBUSTNESS:-patterns}
 FIT_OPTIONS=${FIT_OPTIONS:-}
 if nvidia-smi -L >/dev/null 2>&1; then
     MACHINE_OPTIONS="--trainer.precision bf16-mixed"
