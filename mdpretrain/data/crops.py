@@ -84,19 +84,23 @@ class Cut:
     vertical: Literal["centre", "bottom"] = "centre"
 
 
+class ImageSmallerThanCut(ValueError):
+    """An image is not what the benchmark's cut is made for: a mistake of the request, and no damage of the sample."""
+
+
 def cut_view(image_size: tuple[int, int], out_size: tuple[int, int], cut: Cut) -> View:
     """The box that a benchmark looks at. Sizes: (width, height), (height, width).
 
     The box is in whole colour pixels, so that a scale that is no whole number is kept to half a pixel at the border (the camera is exact).
 
     Raises:
-        ValueError: the scaled image is smaller than the output.
+        ImageSmallerThanCut: the scaled image is smaller than the output.
     """
     scale = 1.0 if cut.rows is None else image_size[1] / cut.rows
     width, height = round(out_size[1] * scale), round(out_size[0] * scale)
     if width > image_size[0] or height > image_size[1]:
         scaled = "" if cut.rows is None else f", scaled to {cut.rows} rows,"
-        raise ValueError(
+        raise ImageSmallerThanCut(
             f"an image of {image_size[0]} x {image_size[1]} pixels{scaled} is smaller than the protocol's cut of "
             f"{out_size[1]} x {out_size[0]}; choose another protocol, or give --image-size to evaluate at a size of your own"
         )

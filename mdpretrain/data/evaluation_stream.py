@@ -22,7 +22,7 @@ from data_shards.storage.address import ShardPath, is_remote
 from data_shards.storage.storage import Storage, default_storage
 from data_shards.storage.watch import ReadWatch
 from mdpretrain.data.collate import collate
-from mdpretrain.data.crops import Cut
+from mdpretrain.data.crops import Cut, ImageSmallerThanCut
 from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog, unreachable
 from mdpretrain.data.fetch_ahead import FetchAhead
 from mdpretrain.data.patience import next_in_time
@@ -183,7 +183,10 @@ class _EvaluationBatches(Dataset):
             sample = folder.sample(item[1])
         except OSError as error:
             raise unreachable(self.names[item[0]], folder.path, error) from error
-        return self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key))
+        try:
+            return self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key))
+        except ImageSmallerThanCut as error:  # left out as bad, a whole benchmark would vanish without the reason
+            raise FatalSourceError(f"{sample.meta.key}: {error}") from error
 
     def _filler(self, items: list[tuple[int, int]]) -> Row:
         for item in items:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data_shards.storage.address import ShardPath
+from mdpretrain.data.crops import Cut
 from mdpretrain.data.evaluation_stream import evaluation_loader
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation import models as model_table
@@ -21,7 +22,7 @@ from mdpretrain.evaluation.panels import SampleCollector
 from mdpretrain.evaluation.passes import Frames, Pass, plain_pass, prompt_pass
 from mdpretrain.evaluation.protocols import Protocol
 from mdpretrain.evaluation.report import ReportContent, write_report
-from mdpretrain.evaluation.runner import Model, Observer, counted_pixels, measure, run_models
+from mdpretrain.evaluation.runner import Model, Observer, counted_pixels, measure, run_models, without_prompt_pixels
 from mdpretrain.evaluation.tables import MEDIAN_BASELINES, PROMPT_BASELINES
 from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.losses.targets import z_depth
@@ -34,7 +35,7 @@ class EvaluationRequest:
     """Everything ``mdpretrain evaluate`` was asked for; see its ``--help``.
 
     ``prompt``: the prompts to draw, None for none; ``prompt_protocols`` bring their own. ``image_size`` None: ``long_side`` if given, else
-    the prompt protocols' own sizes.
+    the prompt protocols' own sizes. ``protocols`` None: metric_default; prompt protocols have pixel protocols of their own.
     """
 
     shards: list[ShardPath]
@@ -49,7 +50,7 @@ class EvaluationRequest:
     prompt: PromptOptions | None = None
     prompt_protocols: list[str] = dataclasses.field(default_factory=list)
     count_prompt_pixels: bool = False
-    protocols: list[str] = dataclasses.field(default_factory=lambda: ["metric_default"])
+    protocols: list[str] | None = None
     robustness: list[str] = dataclasses.field(default_factory=list)
     seen_patterns: list[str] | None = None
     runs: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
@@ -68,8 +69,11 @@ class EvaluationRequest:
         """What the shards are gone through for.
 
         Raises:
-            ValueError: an unknown protocol, no size, or prompts both described and named by a protocol.
+            ValueError: an unknown protocol, no size or two, prompts both described and named by a protocol, or an option that has no
+                effect beside the others.
         """
+        if self.image_size is not None and self.long_side is not None:
+            raise ValueError("--image-size and --long-side both say what is seen; give one of them")
         size_given = self.image_size is not None or self.long_side is not None
         frames = Frames(
             self.shards,
@@ -84,14 +88,21 @@ class EvaluationRequest:
         if self.prompt_protocols:
             if self.prompt is not None:
                 raise ValueError("--prompt-protocol brings its own prompts; leave --prompt-count and --prompt out")
+            if self.protocols is not None:
+                raise ValueError(
+                    "--prompt-protocol brings its own pixel protocol; leave --protocol out, and write NAME@PIXELS for another one "
+                    f"(--prompt-protocol {self.prompt_protocols[0].partition('@')[0]}@{self.protocols[0]})"
+                )
             return [prompt_pass(name, frames, size_given, self.count_prompt_pixels) for name in self.prompt_protocols]
+        if self.count_prompt_pixels:
+            raise ValueError("--count-prompt-pixels goes with --prompt-protocol; other protocols count prompt pixels always: leave it out")
         if self.prior is not None and self.prompt is None:
             raise ValueError(
                 "--prior is aligned to a prompt, and none are drawn; give --prompt-count LOW HIGH, --prompt or --prompt-protocol"
             )
         if not size_given:
             raise ValueError("at what size? give --image-size HEIGHT WIDTH, or --long-side PIXELS for whole images")
-        return [plain_pass(frames, self.prompt, self.protocols)]
+        return [plain_pass(frames, self.prompt, self.protocols or ["metric_default"])]
 
 
 class Agreement:
@@ -106,7 +117,7 @@ class Agreement:
             return
         truth, _ = z_depth(batch)
         teacher = predictions_m["teacher"].clamp(*self.protocol.clamp_m)
-        counts = counted_pixels(truth, batch.valid, self.protocol) & teacher.isfinite()
+        counts = without_prompt_pixels(counted_pixels(truth, batch.valid, self.protocol), batch.prompt, self.protocol) & teacher.isfinite()
         for index in range(len(batch)):
             if bool(counts[index].any()):
                 moments = measure(predictions_m["student"][index], teacher[index], counts[index], DepthSpace.METRIC, self.protocol)
@@ -143,16 +154,16 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     resampling = Resampling(request.resamples, request.seed)
     agreement = Agreement(passes[0].protocols[0])
     records: list[ProtocolRecord] = []
-    medians: dict[tuple[int, int] | None, dict[str, Model]] = {}
+    medians: dict[tuple[tuple[int, int] | None, Cut | None], dict[str, Model]] = {}
     samples = []
     for number, one in enumerate(passes):
         collector = SampleCollector(-(-request.samples_shown // len(passes)), prior, one.title)
         loader = first_loader if number == 0 else one.loader()
         observers: list[Observer] = [collector, agreement] if number == 0 else [collector]
-        size = one.frames.image_size
-        if size not in medians:
-            medians[size] = _medians(request, one, facts)
-        records += run_models({**models, **medians[size]}, loader, one.protocols, request.device, _all_of(observers), request.progress)
+        view = (one.frames.image_size, one.cut)  # two cuts of one size show other parts of the images
+        if view not in medians:
+            medians[view] = _medians(request, one, facts)
+        records += run_models({**models, **medians[view]}, loader, one.protocols, request.device, _all_of(observers), request.progress)
         samples += collector.chosen()
         if bad := sum(loader.faults.bad.values()):
             facts.append(
@@ -218,12 +229,14 @@ def _models(request: EvaluationRequest, prompted: bool, facts: model_table.Facts
 
 
 def _medians(request: EvaluationRequest, one: Pass, facts: model_table.Facts) -> dict[str, Model]:
-    """The median depth maps at the pass's size; whole images have sizes of their own, which a map cannot have."""
+    """The median depth maps at the pass's size and cut; whole images have sizes of their own, which a map cannot have."""
     if not request.training_shards:
         return {}
     if one.frames.image_size is None:
         raise ValueError("--training-shards: the median-depth baselines need images of one size; leave it out, or give --image-size")
-    loader = evaluation_loader(request.training_shards, one.frames.image_size, request.batch_size, num_workers=request.num_workers)
+    loader = evaluation_loader(
+        request.training_shards, one.frames.image_size, request.batch_size, num_workers=request.num_workers, cut=one.cut
+    )
     return model_table.median_models(loader, request.device, facts, request.progress)
 
 

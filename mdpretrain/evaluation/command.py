@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 
 import torch
@@ -48,7 +49,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seen-patterns", nargs="+", help="kinds of prompt the teacher was trained on (else from its run's config.yaml)")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images; 0 for no intervals")
     parser.add_argument("--training-shards", type=path_or_address, nargs="+", default=[], help="for the median-depth baseline")
-    parser.add_argument("--protocol", nargs="+", default=["metric_default"], help=f"{', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
+    parser.add_argument("--protocol", nargs="+", help=f"default metric_default; {', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
     parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
     parser.add_argument("--include", nargs="+", help="glob patterns of keys or groups; all samples when left out")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -63,8 +64,19 @@ def evaluation_parser() -> argparse.ArgumentParser:
 
 def evaluate_command(argv: list[str]) -> int:
     """``mdpretrain evaluate --teacher CKPT --student CKPT --shards DIR ... --output DIR``: report and metrics.json."""
-    options = evaluation_parser().parse_args(argv)
-    request = EvaluationRequest(
+    request = evaluation_request(evaluation_parser().parse_args(argv))
+    request = dataclasses.replace(request, device=choose_device(request.device))
+    print(f"wrote {run_evaluation(request)} and {request.output / 'metrics.json'}")
+    return 0
+
+
+def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
+    """What the options ask for; the device by the name that was given, for a sweep may be read on another machine than its runs.
+
+    Raises:
+        ValueError: what ``chosen_prompt`` and ``parse_runs`` refuse.
+    """
+    return EvaluationRequest(
         shards=options.shards,
         output=options.output,
         image_size=None if options.image_size is None else tuple(options.image_size),
@@ -86,13 +98,11 @@ def evaluate_command(argv: list[str]) -> int:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         seed=options.seed,
-        device=choose_device(options.device),
+        device=options.device,
         samples_shown=options.samples_shown,
         title=options.title,
         weights=options.weights,
     )
-    print(f"wrote {run_evaluation(request)} and {options.output / 'metrics.json'}")
-    return 0
 
 
 def predict_command(argv: list[str]) -> int:

@@ -98,7 +98,7 @@ def prompt_pass(name: str, frames: Frames, size_given: bool, count_prompt_pixels
     found: PromptProtocol = find_prompt_protocol(name)
     if not size_given and found.image_size is None:
         raise ValueError(f"prompt protocol {name!r} has no image size of its own; give --image-size HEIGHT WIDTH or --long-side PIXELS")
-    protocol = found.protocol()
+    protocol = found.protocol(own_size=not size_given)
     if count_prompt_pixels:
         protocol = dataclasses.replace(protocol, exclude_prompt_pixels=False)
     own = not size_given

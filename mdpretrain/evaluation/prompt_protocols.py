@@ -14,7 +14,7 @@ from mdpretrain.data.crops import Cut
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.protocols import Protocol, find_protocol
 from mdpretrain.prompts.dense_sensors import LowResolution
-from mdpretrain.prompts.lidar import Beam, SpinningLidar
+from mdpretrain.prompts.lidar import ROWS_PER_LINE, Beam, SpinningLidar
 
 NYU_SIZE, NYU_CUT = (228, 304), Cut(rows=240)
 KITTI_SIZE, KITTI_CUT = (352, 1216), Cut(vertical="bottom")
@@ -24,7 +24,10 @@ EXACT_BEAM = Beam(divergence_mrad=0.0, edge_loss=0.0, max_range_m=(1000.0, 1000.
 
 @dataclasses.dataclass(frozen=True)
 class PromptProtocol:
-    """``pixel`` names the pixel protocol; ``image_size`` (height, width) and ``cut`` are the benchmark's own, None: the caller chooses."""
+    """``pixel`` names the pixel protocol; ``image_size`` (height, width) and ``cut`` are the benchmark's own, None: the caller chooses.
+
+    ``size_note`` states them, and is left out of the report where the caller has chosen another size.
+    """
 
     name: str
     prompt: PromptOptions
@@ -33,11 +36,13 @@ class PromptProtocol:
     image_size: tuple[int, int] | None = None
     cut: Cut | None = None
     exclude_prompt_pixels: bool = True
+    size_note: str = ""
 
-    def protocol(self) -> Protocol:
-        """What is measured, under this protocol's name."""
+    def protocol(self, own_size: bool = True) -> Protocol:
+        """What is measured, under this protocol's name, at its own size or at the caller's."""
         pixel = find_protocol(self.pixel)
-        note = f"{self.note} Pixels as in {self.pixel}."
+        size = "" if self.image_size is None else f" {self.size_note}" if own_size else " At the caller's size, not the benchmark's."
+        note = f"{self.note}{size} Pixels as in {self.pixel}."
         return dataclasses.replace(pixel, name=self.name, note=note, exclude_prompt_pixels=self.exclude_prompt_pixels)
 
 
@@ -61,19 +66,21 @@ def lidar(lines: int, density: float, coverage: float = 1.0) -> PromptOptions:
 
 
 def _of_kind(kind: str, **settings: Any) -> PromptOptions:
-    """Prompts of one kind, which has a number of points of its own."""
-    return PromptOptions((1, 1), interpolate=True, weights={kind: 1.0}, **settings)
+    """Prompts of one kind, with a number of points of its own; the count is of the kinds that ``--robustness patterns`` adds."""
+    return PromptOptions((500, 500), interpolate=True, weights={kind: 1.0}, **settings)
 
 
 def _nyu(count: int) -> PromptProtocol:
-    note = f"NYUv2, {count} random points; resized to 240 rows, centre 228 x 304 (OMNI-DC)."
-    return PromptProtocol(f"nyu_{count}", points(count), note, "completion", NYU_SIZE, NYU_CUT)
+    size = "Resized to 240 rows, centre 228 x 304 (OMNI-DC)."
+    return PromptProtocol(f"nyu_{count}", points(count), f"NYUv2, {count} random points.", "completion", NYU_SIZE, NYU_CUT, size_note=size)
 
 
 def _kitti(lines: int) -> PromptProtocol:
-    note = f"KITTI, {lines} simulated lines over the view, one pulse in two columns; bottom 352 x 1216 at full size."
+    note = f"KITTI, {lines} simulated lines over the view (at most one in {ROWS_PER_LINE} rows), one pulse in two columns."
     prompt = lidar(lines, 0.5, (lines - 1) / lines)  # the outermost lines half a spacing inside the view, where they are seen
-    return PromptProtocol(f"kitti_{lines}_lines", prompt, note, "completion", KITTI_SIZE, KITTI_CUT)
+    return PromptProtocol(
+        f"kitti_{lines}_lines", prompt, note, "completion", KITTI_SIZE, KITTI_CUT, size_note="Bottom 352 x 1216 at full size."
+    )
 
 
 def _super_resolution(factor: int) -> PromptProtocol:
@@ -83,8 +90,8 @@ def _super_resolution(factor: int) -> PromptProtocol:
 
 
 def _phone(name: str, prompt: PromptOptions, note: str) -> PromptProtocol:
-    note = f"{note} Every pixel counts: the map is no copy of the truth. PromptDA's 756 x 1008."
-    return PromptProtocol(f"arkit_{name}", prompt, note, image_size=(756, 1008), exclude_prompt_pixels=False)
+    note, size = f"{note} Every pixel counts: the map is no copy of the truth.", "PromptDA's 756 x 1008."
+    return PromptProtocol(f"arkit_{name}", prompt, note, image_size=(756, 1008), exclude_prompt_pixels=False, size_note=size)
 
 
 _BUILT_IN = (
@@ -95,7 +102,12 @@ _BUILT_IN = (
     # holds 80
     _super_resolution(8),
     _super_resolution(16),
-    PromptProtocol("table1_lidar", lidar(8, 0.125, 1.08), "MetricAnything Table 1, LiDAR: 8 lines (their number is not published)."),
+    PromptProtocol(
+        "table1_lidar",
+        lidar(8, 0.125, 1.08),
+        "MetricAnything Table 1, LiDAR: 8 lines (their number is not published), one pulse in eight columns: Prior Depth Anything's "
+        "80 a line at 640 columns, fewer or more at other widths.",
+    ),
     PromptProtocol("table1_extreme", points(100), "MetricAnything Table 1, Extreme: 100 random points (their number is not published)."),
     _phone(
         "low_resolution",

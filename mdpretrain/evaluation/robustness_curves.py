@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -34,9 +35,10 @@ def figure(points: Sequence[Point], kind: Literal["svg", "png"], metric: str = "
         chosen = [point for point in points if point["axis"] == axis]
         for place, model in enumerate(models):
             mine = [point for point in chosen if point["model"] == model and point[metric] is not None]
-            if mine:
-                draw = _draw_categories if mine[0]["x"] is None else _draw_line
-                draw(panel, mine, metric, model, colours[model], (place - (len(models) - 1) / 2) * 0.11, _labels(chosen))
+            if mine and mine[0]["x"] is None:
+                _draw_categories(panel, mine, metric, model, colours[model], (place - (len(models) - 1) / 2) * 0.11, _labels(chosen))
+            elif mine:
+                _draw_line(panel, mine, metric, model, colours[model], list(dict.fromkeys(point["x"] for point in chosen)))
         _finish(panel, chosen, metric)
     for panel in panels[len(axes_names) :]:
         panel.axis("off")
@@ -48,14 +50,15 @@ def figure(points: Sequence[Point], kind: Literal["svg", "png"], metric: str = "
     return buffer.getvalue()
 
 
-def _draw_line(panel: Axes, points: list[Point], metric: str, model: str, colour: Any, _: float, __: list[str]) -> None:
-    x = [point["x"] for point in points]
+def _draw_line(panel: Axes, points: list[Point], metric: str, model: str, colour: Any, x: list[float]) -> None:
+    """The answered ``points`` of one model, NaN at every other place of ``x``: matplotlib ends line and band there."""
+    values = {point["x"]: point[metric] for point in points}
+    bands = {point["x"]: point["interval_95"][metric] or (math.nan, math.nan) for point in points}
     width = 2.2 if model == DASHED else 1.3
-    panel.plot(x, [point[metric] for point in points], color=colour, linewidth=width, marker="o", markersize=3.5, label=model)
-    banded = [(point["x"], *point["interval_95"][metric]) for point in points if point["interval_95"][metric]]
-    if banded:
-        xs, low, high = zip(*banded)
-        panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+    y = [values.get(place, math.nan) for place in x]
+    panel.plot(x, y, color=colour, linewidth=width, marker="o", markersize=3.5, label=model)
+    low, high = zip(*(bands.get(place, (math.nan, math.nan)) for place in x))
+    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw_categories(panel: Axes, points: list[Point], metric: str, model: str, colour: Any, shift: float, labels: list[str]) -> None:

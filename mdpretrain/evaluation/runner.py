@@ -32,7 +32,8 @@ RENDERED = LABEL_KINDS.index(LabelKind.RENDERED)
 LARGEST_FIT_M = 1e6
 # Kinds whose depth is another, worse reading of the whole image and no copy of the ground truth: every pixel can be wrong.
 DEGRADED_KINDS = tuple(PROMPT_KINDS.index(name) for name in ("time_of_flight", "anchors"))
-LOW_RESOLUTION, SPREAD_SHARE = PROMPT_KINDS.index("low_resolution"), 0.5  # as points it has at most a quarter of the pixels
+# One point a block covers at most a quarter of the image, for a block has at least 2 x 2 pixels (``BlockGrid.of``).
+LOW_RESOLUTION, SPREAD_SHARE = PROMPT_KINDS.index("low_resolution"), 0.25
 
 
 def evaluate(
@@ -114,9 +115,7 @@ def _measure_batch(batch: DepthBatch, predictions: dict[str, DepthPrediction], r
     for record in records:
         protocol = record.protocol
         inside = counted_pixels(truth, batch.valid, protocol)
-        counts = (
-            inside & ~excluded_pixels(batch.prompt, batch.valid) if protocol.exclude_prompt_pixels and batch.prompt is not None else inside
-        )
+        counts = without_prompt_pixels(inside, batch.prompt, protocol)
         for index, source in enumerate(batch.source):
             usable = measurable[index] and (metric[index] or protocol.alignment != Alignment.NONE)
             if not usable or not bool(counts[index].any()):
@@ -140,16 +139,22 @@ def prompt_kinds(batch: DepthBatch) -> list[str]:
     return [PROMPT_KINDS[kind] if kind >= 0 else NO_PROMPT for kind in batch.prompt.kind.tolist()]
 
 
-def excluded_pixels(prompt: SparsePrompt, valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 H W"]:
+def without_prompt_pixels(inside: Bool[Tensor, "B 1 H W"], prompt: SparsePrompt | None, protocol: Protocol) -> Bool[Tensor, "B 1 H W"]:
+    """What counts of the pixels ``inside``: all, or, where the protocol says so, those that carry no copy of the input."""
+    return inside & ~excluded_pixels(prompt) if protocol.exclude_prompt_pixels and prompt is not None else inside
+
+
+def excluded_pixels(prompt: SparsePrompt) -> Bool[Tensor, "B 1 H W"]:
     """Pixels that carry a prompt point: an answer there is a copy of the input.
 
     None in images whose prompt is a degraded map of the whole image: time of flight, anchors, and low resolution with each value spread
-    over its block.
+    over its block, known by covering more than a quarter of the image. The share of the *measured* pixels would not tell: where truth is
+    sparse, exact points one a block are nearly all of it. A spread map of such truth is taken for points, too, and its images are skipped.
     """
     if prompt.kind is None:
         return prompt.mask
     degraded = torch.isin(prompt.kind, torch.tensor(DEGRADED_KINDS, device=prompt.kind.device))
-    spread = prompt.mask.flatten(1).sum(dim=1) > SPREAD_SHARE * valid.flatten(1).sum(dim=1)
+    spread = prompt.mask.flatten(1).sum(dim=1) > SPREAD_SHARE * prompt.mask[0].numel()
     degraded = degraded | ((prompt.kind == LOW_RESOLUTION) & spread)
     return prompt.mask & ~degraded[:, None, None, None]
 

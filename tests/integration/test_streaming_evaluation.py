@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_shards import HEIGHT, WIDTH, damage_image, write_folder
 
+from mdpretrain.data.crops import Cut
 from mdpretrain.data.evaluation_stream import evaluation_loader
 from mdpretrain.data.faults import FaultLog
 from mdpretrain.data.pipeline import PromptOptions
@@ -78,6 +79,12 @@ def test_a_bad_sample_is_left_out_and_listed(folders: list[Path], tmp_path: Path
     keys = [key for batch in evaluation_loader(folders, SIZE, 1, faults=faults) for key in batch.key]
     assert len(keys) == 6 and not {"one/0001", "one/0004"} & set(keys)
     assert faults.bad == Counter(one=2) and len((tmp_path / "bad.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_smaller_than_the_cut_is_the_users_error_and_no_bad_sample(folders: list[Path], num_workers: int) -> None:
+    with pytest.raises(ValueError, match=r"one/0000: an image of 48 x 36 .* smaller than the protocol's cut of 1216 x 352; choose another"):
+        list(evaluation_loader(folders, (352, 1216), 2, num_workers=num_workers, cut=Cut(vertical="bottom")))
 
 
 def test_nothing_to_evaluate_is_an_error(folders: list[Path], tmp_path: Path) -> None:

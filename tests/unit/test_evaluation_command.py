@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,6 +12,8 @@ import torch
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, plane_depth, png, write_folder
 from torch import nn
 
+from mdpretrain.data.crops import Cut
+from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation import assembly, command, models
 from mdpretrain.evaluation.assembly import Agreement
 from mdpretrain.evaluation.models import predictor_model
@@ -124,6 +127,19 @@ def test_prompt_protocols_are_passes_of_one_report(shards):
     assert (shards / "report/robustness.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_medians_are_of_training_images_that_are_cut_as_the_evaluated_ones(shards, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(models, "median_models", lambda loader, *_: looked_at.append(next(iter(loader)).depth) or {})
+    request = assembly.EvaluationRequest([shards / "held"], shards / "report", (10, 12), training_shards=[shards / "train"])
+    (one,) = request.passes()
+    for cut in (Cut(), Cut(vertical="bottom"), None):
+        assembly._medians(request, dataclasses.replace(one, cut=cut), [])
+    middle, bottom, covering = looked_at
+    whole = torch.from_numpy(plane_depth(CAMERA, WIDTH, HEIGHT) / 2)
+    assert torch.allclose(middle[0, 0], whole[13:23, 18:30]) and torch.allclose(bottom[0, 0], whole[26:36, 18:30])
+    assert not torch.allclose(covering, middle, rtol=0.01)
+
+
 def test_prompts_of_a_recipe_give_rows_by_kind(shards):
     recipe = shards / "recipe.yaml"
     recipe.write_text("data: {prompt: {count: [40, 60], weights: {uniform: 1, grid: 1}}}")
@@ -206,6 +222,9 @@ def test_a_second_evaluation_gives_the_same_numbers(shards):
         (["--prompt-count", "5", "9", "--robustness", "density,colour"], "colour"),
         (["--prompt-count", "5", "9", "--prompt-protocol", "nyu_500"], "its own prompts"),
         (["--prompt-protocol", "nyu_501"], "nyu_501"),
+        (["--prompt-protocol", "nyu_500", "--protocol", "nyu"], "leave --protocol out.*nyu_500@nyu"),
+        (["--prompt-count", "5", "9", "--count-prompt-pixels"], "goes with --prompt-protocol"),
+        (["--prompt-count", "5", "9", "--long-side", "64"], "--image-size and --long-side"),
         (["--prompt-count", "5", "9", "--prior", "/nowhere"], "/nowhere"),
         (["--prompt-count", "5", "9", "--resamples", "-1"], "negative"),
     ],
@@ -238,6 +257,14 @@ def test_agreement_measures_the_student_by_the_teacher(shards):
     alone = Agreement(PROTOCOLS["metric_default"])
     alone(batch, {"teacher": batch.depth})
     assert alone.result() is None
+
+
+def test_agreement_leaves_prompt_pixels_out_where_the_protocol_does(shards):
+    batch = next(iter(assembly.evaluation_loader([shards / "held"], (HEIGHT, WIDTH), 3, PromptOptions((50, 50)))))
+    student = torch.where(batch.prompt.mask, 9 * batch.depth, 3 * batch.depth)
+    agreement = Agreement(dataclasses.replace(PROTOCOLS["metric_default"], exclude_prompt_pixels=True))
+    agreement(batch, {"teacher": 2 * batch.depth, "student": student})
+    assert agreement.result()["abs_rel"] == pytest.approx(0.5) and agreement.result()["samples"] == 3
 
 
 class InverseRamp(nn.Module):

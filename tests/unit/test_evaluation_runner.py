@@ -174,7 +174,7 @@ def test_mistakes_are_named():
 
 
 def test_prompt_pixels_do_not_count_where_the_protocol_says_so():
-    batch = plane_batch(("a", "b"), prompt_points=200)
+    batch = plane_batch(("a", "b"), prompt_points=150)
     mask = batch.prompt.mask
 
     def model(batch):  # right where the prompt is, half as far again elsewhere
@@ -183,8 +183,8 @@ def test_prompt_pixels_do_not_count_where_the_protocol_says_so():
     rest = dataclasses.replace(DEFAULT, name="rest", exclude_prompt_pixels=True)
     rows = evaluate({"m": model}, [batch], [DEFAULT, rest])
     assert row(rows, "m", protocol="rest")["abs_rel"] == pytest.approx(0.5, rel=1e-6)
-    assert row(rows, "m")["abs_rel"] == pytest.approx(0.5 * (1 - 200 / (HEIGHT * WIDTH)), rel=1e-6)
-    everywhere = 0.5 * (1 - 200 / (HEIGHT * WIDTH))
+    assert row(rows, "m")["abs_rel"] == pytest.approx(0.5 * (1 - 150 / (HEIGHT * WIDTH)), rel=1e-6)
+    everywhere = 0.5 * (1 - 150 / (HEIGHT * WIDTH))
     for kind, expected in (("uniform", 0.5), ("low_resolution", 0.5), ("anchors", everywhere), ("time_of_flight", everywhere)):
         batch.prompt.kind = torch.tensor([PROMPT_KINDS.index("uniform"), PROMPT_KINDS.index(kind)])
         rows = evaluate({"m": model}, [batch], [rest])
@@ -194,6 +194,21 @@ def test_prompt_pixels_do_not_count_where_the_protocol_says_so():
     mask[1] = True  # spread over its blocks
     got = row(evaluate({"m": lambda b: 1.2 * b.depth}, [batch], [rest]), "m", "b", "rest")
     assert (got["samples"], got["abs_rel"]) == (1, pytest.approx(0.2, rel=1e-6))
+
+
+@pytest.mark.parametrize("share", [0.74, 1.0])
+def test_exact_points_of_low_resolution_are_no_spread_map_however_sparse_the_truth(share):
+    batch = plane_batch(("a",), prompt_points=60)
+    batch.prompt.kind = torch.tensor([PROMPT_KINDS.index("low_resolution")])
+    mask = batch.prompt.mask
+    batch.valid = mask.clone()
+    batch.valid.view(-1)[(~mask).view(-1).nonzero()[: round(60 / share) - 60, 0]] = True
+    rest = dataclasses.replace(DEFAULT, name="rest", exclude_prompt_pixels=True)
+    rows = evaluate({"m": lambda b: torch.where(mask, b.depth, 1.5 * b.depth)}, [batch], [rest])
+    if share < 1:
+        assert row(rows, "m", protocol="rest")["abs_rel"] == pytest.approx(0.5, rel=1e-6)
+    else:  # nothing is left to measure, and no copy is measured instead
+        assert not rows
 
 
 def test_an_image_whose_every_true_pixel_is_prompted_is_skipped():

@@ -11,6 +11,7 @@ import yaml
 from mdpretrain.evaluation.passes import Frames, plain_pass, prompt_pass, read_prompt_options
 from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS, find_prompt_protocol
 from mdpretrain.evaluation.protocols import PROTOCOLS
+from mdpretrain.evaluation.robustness import AXES
 from mdpretrain.prompts.options import PromptDrawer
 from mdpretrain.prompts.scene import PromptScene
 
@@ -63,6 +64,14 @@ def test_the_columns_of_table_1():
         assert (mask.reshape(96 // factor, factor, 128 // factor, factor).sum(axis=(1, 3)) == 1).all()
 
 
+@pytest.mark.parametrize("name", ["table1_lidar", "table1_x8", "arkit_anchors"])
+def test_the_other_patterns_beside_a_protocols_own_have_many_points(name):
+    _, _, scene = draw(name, 96, 128)
+    for setting in AXES["patterns"].settings(find_prompt_protocol(name).prompt, 96 * 128):
+        if setting.label in ("uniform", "grid", "solid_state_lidar", "sfm"):
+            assert PromptDrawer(setting.prompt)(scene, np.random.default_rng(2)).mask.sum() > 100, setting.label
+
+
 @pytest.mark.parametrize("name", ["arkit_low_resolution", "arkit_anchors"])
 def test_a_phones_map_is_dense_degraded_and_counts_everywhere(name):
     depth, mask, scene = draw(name, 756, 1008)
@@ -90,6 +99,11 @@ def test_sizes_are_the_protocols_unless_the_caller_has_one():
     assert own.frames.image_size == (228, 304) and own.cut.rows == 240 and own.title == "nyu_50"
     mine = prompt_pass("nyu_50", FRAMES, size_given=True, count_prompt_pixels=True)
     assert mine.frames.image_size == (96, 128) and mine.cut is None and not mine.protocols[0].exclude_prompt_pixels
+    assert "228 x 304" in own.protocols[0].describe()
+    for name in PROMPT_PROTOCOLS:  # the report must not contradict itself
+        note = prompt_pass(name, FRAMES, size_given=True, count_prompt_pixels=False).protocols[0].note
+        stated = find_prompt_protocol(name).image_size
+        assert stated is None or ("the caller's size" in note and f"{stated[0]} x {stated[1]}" not in note)
     with pytest.raises(ValueError, match=r"table1_x8.*--image-size"):
         prompt_pass("table1_x8", FRAMES, size_given=False, count_prompt_pixels=False)
     for wrong, words in (("nyu_501", "table1_extreme"), ("nyu_500@nyuu", "metric_default")):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from tiny_shards import HEIGHT, WIDTH, write_folder
 
 from mdpretrain.data.pipeline import PromptOptions
@@ -69,6 +72,20 @@ def test_the_picture_has_a_panel_an_axis_and_is_reproducible(base):
     for point in points:
         point["abs_rel"], point["interval_95"]["abs_rel"] = None, None  # nothing could be measured: an empty picture, no error
     assert figure(points, "png") != png
+
+
+def test_a_setting_without_an_answer_is_a_gap_in_the_line(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **style: drawn.update({style["label"]: (list(x), list(y))}))
+    head = {"axis": "noise", "title": "t", "unit": "%", "seen": None}
+    points = [
+        {**head, "setting": f"{x}", "x": x, "model": model, "abs_rel": value, "interval_95": {"abs_rel": value and [value, value]}}
+        for x, *values in ((1.0, 0.1, 0.2), (2.0, None, 0.3), (5.0, 0.4, 0.5))
+        for model, value in zip(("linear", "nearest"), values)
+    ]
+    figure(points, "png")
+    figure([point for point in points if point["abs_rel"] is not None], "png")  # no row at all is a gap, too
+    assert drawn["linear"] == ([1.0, 2.0, 5.0], [0.1, pytest.approx(math.nan, nan_ok=True), 0.4]) and drawn["nearest"][1] == [0.2, 0.3, 0.5]
 
 
 def test_axes_are_checked_before_anything_runs():
