@@ -48,7 +48,9 @@ class Axis:
 def density(prompt: PromptOptions, pixels: int) -> list[Setting]:
     """Uniform points, from five to a quarter of the pixels; nothing else of the evaluation's prompt but its noise."""
     counts = [count for count in COUNTS if count <= LARGEST_SHARE * pixels]
-    return [Setting(f"{count}", float(count), dataclasses.replace(prompt, count=(count, count), weights=None, stored=False)) for count in counts]
+    return [
+        Setting(f"{count}", float(count), dataclasses.replace(prompt, count=(count, count), weights=None, stored=False)) for count in counts
+    ]
 
 
 def noise(prompt: PromptOptions, _: int) -> list[Setting]:
