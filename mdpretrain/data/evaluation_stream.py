@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
+from data_shards.samples import TRAINING_FIELDS
 from data_shards.storage.address import ShardPath, is_remote
 from data_shards.storage.storage import Storage, default_storage
 from data_shards.storage.watch import ReadWatch
@@ -45,7 +46,7 @@ def evaluation_loader(
     long_side: int = 518,
     multiple: int = 14,
     limits: RowOptions | None = None,
-    fields: tuple[str, ...] = ("prior", "sky", "confidence"),
+    fields: tuple[str, ...] = TRAINING_FIELDS,
     faults: FaultLog | None = None,
     pin_memory: bool = False,
     in_step: bool = False,
@@ -65,7 +66,7 @@ def evaluation_loader(
         rank, world_size: this process's share: samples ``rank``, ``rank + world_size``, ... of the list.
         long_side, multiple: see ``crops.whole_view``; used with ``image_size`` None.
         limits: metric depth outside counts as not measured.
-        fields: optional maps to read.
+        fields: optional maps to read; by default what training reads, so that a stored prompt or an edge depth counts here, too.
         faults: where bad samples are counted; they are left out of their batch.
         pin_memory: for a GPU.
         in_step: every process yields the same number of batches, fillers included; needs ``image_size``.

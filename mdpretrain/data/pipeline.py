@@ -171,8 +171,8 @@ class SamplePipeline:
         if sample.confidence is not None:
             row.confidence = sample_nearest(sample.confidence, view, size)
         if self._drawer is not None:
-            self._add_prompt(row, random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed))
-            self._take_stored_prompt(row, sample, view)
+            rng = random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed)
+            self._add_prompt(row, sample, view, rng)
         return row
 
     def _choose_view(
@@ -208,25 +208,17 @@ class SamplePipeline:
         jitter = None if self.augmentation is None else self.augmentation.colour
         return to_unit_float(image) if jitter is None else jitter(image, rng, planes)
 
-    def _add_prompt(self, row: Row, rng: np.random.Generator) -> None:
-        """A prompt is metric z-depth; a sample that has none gets an empty one."""
+    def _add_prompt(self, row: Row, sample: Sample, view: View, rng: np.random.Generator) -> None:
+        """A prompt is metric z-depth: the sensor's own where that is asked for and there is one, else drawn; empty where it cannot be."""
         assert self._drawer is not None and self.prompt is not None
-        if row.metric and not row.depth_is_ray:
+        if not row.metric or row.depth_is_ray:
+            row.prompt_depth_m, row.prompt_mask, row.prompt_kind = np.zeros_like(row.depth), np.zeros_like(row.valid), -1
+        elif self.prompt.stored and sample.prompt is not None:
+            row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
+            row.prompt_mask, row.prompt_kind = row.prompt_depth_m > 0, PROMPT_KINDS.index("low_resolution")
+        else:
             scene = PromptScene(row.depth, row.valid, row.image, row.intrinsics)
             row.prompt_depth_m, row.prompt_mask, row.prompt_kind = self._drawer(scene, rng)
-        else:
-            row.prompt_depth_m, row.prompt_mask, row.prompt_kind = np.zeros_like(row.depth), np.zeros_like(row.valid), -1
-        if self.prompt.interpolate:
-            row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
-
-    def _take_stored_prompt(self, row: Row, sample: Sample, view: View) -> None:
-        """The sensor's own depth in place of a drawn prompt, where that is asked for and there is one in metres along the axis."""
-        assert self.prompt is not None
-        if not self.prompt.stored or sample.prompt is None or not row.metric or row.depth_is_ray:
-            return
-        row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
-        row.prompt_mask = row.prompt_depth_m > 0
-        row.prompt_kind = PROMPT_KINDS.index("low_resolution")
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)
 

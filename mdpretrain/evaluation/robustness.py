@@ -1,7 +1,7 @@
 """Robustness: the same frames under other prompts, setting after setting along an axis, for the prompted network and its baselines.
 
 An axis changes one thing about the prompts that the evaluation asked for. Everything else is kept: the frames, and, as every prompt is
-seeded by its sample, the points to which noise or outliers are added.
+seeded by its sample, the points to which noise or outliers are added. Stored prompts are not taken: no axis could change them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Axis:
 def density(prompt: PromptOptions, pixels: int) -> list[Setting]:
     """Uniform points, from five to a quarter of the pixels; nothing else of the evaluation's prompt but its noise."""
     counts = [count for count in COUNTS if count <= LARGEST_SHARE * pixels]
-    return [Setting(f"{count}", float(count), dataclasses.replace(prompt, count=(count, count), weights=None)) for count in counts]
+    return [
+        Setting(f"{count}", float(count), dataclasses.replace(prompt, count=(count, count), weights=None, stored=False)) for count in counts
+    ]
 
 
 def noise(prompt: PromptOptions, _: int) -> list[Setting]:
@@ -62,12 +64,13 @@ def outliers(prompt: PromptOptions, _: int) -> list[Setting]:
 
 
 def _noisy(prompt: PromptOptions, **errors: Any) -> PromptOptions:
-    return dataclasses.replace(prompt, noise=dataclasses.replace(prompt.noise or PromptNoise(), probability=1.0, **errors))
+    errors_of_all = dataclasses.replace(prompt.noise or PromptNoise(), probability=1.0, **errors)
+    return dataclasses.replace(prompt, noise=errors_of_all, stored=False)
 
 
 def patterns(prompt: PromptOptions, _: int) -> list[Setting]:
     """Every kind of prompt with the evaluation's settings of it, those of other kinds than were asked for with their defaults."""
-    return [Setting(name, None, dataclasses.replace(prompt, weights={name: 1.0})) for name in PROMPT_KINDS]
+    return [Setting(name, None, dataclasses.replace(prompt, weights={name: 1.0}, stored=False)) for name in PROMPT_KINDS]
 
 
 AXES: dict[str, Axis] = {

@@ -12,9 +12,9 @@ from mdpretrain.export.writing import export
 def import_weights_command(argv: list[str]) -> int:
     """``mdpretrain import-weights SOURCE --output FILE.safetensors``."""
     parser = argparse.ArgumentParser(
-        prog="mdpretrain import-weights", description="Released PromptDA or Depth Anything V2 weights -> a checkpoint of mdpretrain."
+        prog="mdpretrain import-weights", description="Released PromptDA or metric Depth Anything V2 weights -> a checkpoint of mdpretrain."
     )
-    what = "a folder of transformers, or a checkpoint file of the original repositories"
+    what = "a folder of transformers (of metric, not of relative depth), or a checkpoint file of the original repositories"
     parser.add_argument("source", type=pathlib.Path, metavar="SOURCE", help=what)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--max-depth-m", type=float, help="what the output spans in an image without prompt (default: the source's, or 20)")
@@ -29,7 +29,10 @@ def export_command(argv: list[str]) -> int:
     what = "a run folder (its newest checkpoint), RUN/checkpoints/best or a checkpoint file"
     parser.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help=what)
     parser.add_argument(
-        "--output", type=pathlib.Path, required=True, help="the folder (transformers) or the .ckpt file (original) to write"
+        "--output",
+        type=pathlib.Path,
+        required=True,
+        help="the folder (transformers) or the .ckpt file (original) to write; neither may exist",
     )
     parser.add_argument(
         "--format", choices=("transformers", "original"), default="transformers", help="whose files (default: transformers)"

@@ -24,13 +24,13 @@ def import_weights(source: pathlib.Path, output: pathlib.Path, max_depth_m: floa
     """Write ``output``, a checkpoint of ``PromptDA`` with its preparation, which predicts, is evaluated and starts a training.
 
     Args:
-        source: a folder that transformers saved (PromptDepthAnything, or a DepthAnything of version 2), or a file of the original
+        source: a folder that transformers saved (PromptDepthAnything, or a metric DepthAnything of version 2), or a file of the original
             repositories (.ckpt, .pth, .safetensors).
         output: a .safetensors file.
         max_depth_m: what the sigmoid spans in an image without prompt; null: the folder's own max_depth if it has a plausible one, else 20.
 
     Raises:
-        ValueError: nothing there, an unreadable file, another network, or an output of another name.
+        ValueError: nothing there, an unreadable file, another network, one of relative depth, or an output of another name.
     """
     if output.suffix != SAFETENSORS_SUFFIX:
         raise ValueError(f"{output}: the file's name must end in {SAFETENSORS_SUFFIX}")
@@ -62,6 +62,8 @@ def _read_folder(folder: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, Any
     config = json.loads((folder / "config.json").read_text())
     if config.get("model_type") not in _MODELS:
         raise ValueError(f"{folder}: a model of type {config.get('model_type')!r}; those of type {' and '.join(_MODELS)} can be imported")
+    if config.get("depth_estimation_type", "relative") != "metric":  # transformers leaves the key out where it is "relative"
+        raise ValueError(f"{folder} predicts relative depth (depth_estimation_type); import a metric one, as this network ends in metres")
     file = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(f"{folder} holds none of {' and '.join(_WEIGHT_FILES)}")

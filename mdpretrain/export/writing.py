@@ -15,7 +15,7 @@ from torch import Tensor
 from mdpretrain.export import names
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
 from mdpretrain.networks.loading import restore_module
-from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, PromptDA
+from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
 
 Format = Literal["transformers", "original"]
 # The original loader cuts nine characters off every name; they are those of the Lightning module that the authors trained.
@@ -27,13 +27,13 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
 
     Args:
         checkpoint: a checkpoint file or a run folder.
-        output: a folder that is not there yet ("transformers"), or a .ckpt file ("original").
+        output: a folder ("transformers") or a .ckpt file ("original") that is not there yet.
         form: see the module.
         ema: the averaged weights in place of the trained ones.
 
     Raises:
-        ValueError: a network that the form cannot express (another family, point tokens, timm's resize of position embeddings), or an
-            output that exists or has the wrong ending.
+        ValueError: a network that the form cannot express (another family, point tokens, timm's resize of position embeddings, a
+            resized input or prompt), or an output that exists or has the wrong ending.
     """
     path = find_checkpoint(checkpoint)
     content = load_checkpoint(path)
@@ -44,6 +44,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
     if form == "original":
         if output.suffix != ".ckpt":
             raise ValueError(f"{output}: the original repository's checkpoints end in .ckpt")
+        if output.exists():
+            raise ValueError(f"{output} exists already; name a new file")
         output.parent.mkdir(parents=True, exist_ok=True)
         aside = output.with_name(output.name + ".partial")
         torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
@@ -121,6 +123,14 @@ def _expressible(network: torch.nn.Module, path: pathlib.Path) -> PromptDA:
         raise ValueError(
             f"{path} has an encoder that others would run differently; train with position_resize: bicubic and final_norm: true"
         )
+    if network.encoder.input_size is not None:
+        raise ValueError(
+            f"{path} has encoder input_size {list(network.encoder.input_size)}, a resize that others do not do; it must be null"
+        )
+    if network.prompt_size is not None:
+        raise ValueError(f"{path} has prompt_size {list(network.prompt_size)}, an averaging that others do not do; it must be null")
+    if network.range_floor > RANGE_FLOOR:
+        raise ValueError(f"{path} has range_floor {network.range_floor}; others know none, so it must be at most {RANGE_FLOOR}")
     if len(network.decoder.reassemble) != names.LEVELS or network.encoder.stride != 14:
         raise ValueError(f"{path} has {len(network.decoder.reassemble)} levels and patches of {network.encoder.stride}, not 4 and 14")
     return network

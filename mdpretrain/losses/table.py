@@ -17,6 +17,8 @@ from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 
 DEFAULT_ROW = "default"
 NON_METRIC_ROW = "non_metric"
+# Least span by which errors are divided, as a fraction of the prompt's largest depth: one point, or a wall, has next to none.
+LEAST_PROMPT_RANGE = 0.05
 
 
 @dataclasses.dataclass
@@ -47,7 +49,8 @@ class LossTable(nn.Module):
     Which samples a term serves follows from its declared invariance (``records.py``): absolute terms need metric labels (and,
     for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
     trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels. ``by_prompt_range`` measures errors
-    in the span of each image's prompt in place of metres: the loss on normalised depth with which PromptDA's training begins.
+    in the span of each image's prompt in place of metres (at least ``LEAST_PROMPT_RANGE`` of its largest depth): the loss on normalised
+    depth with which PromptDA's training begins.
 
     ``image_figures``: of the last call, by image, detached ``[B]`` tensors: "loss" (their mean is the scalar) and "valid_fraction".
 
@@ -91,7 +94,7 @@ class LossTable(nn.Module):
         self._check_space(prediction)
         with torch.autocast(prediction.values.device.type, enabled=False):
             values = prediction.values.float()
-            unit = self._unit(prediction)
+            unit = self._unit(prediction, batch)
             target = build_target(batch, prediction.space, self.include_sky)
             edges = edge_target(batch, prediction.space) if any(term.record.reads_edges for term in self._terms) else target
             weight = label_weight(batch, self.use_confidence)
@@ -118,13 +121,15 @@ class LossTable(nn.Module):
             parts["absolute_fraction"] = target.absolute.float().mean()
         return total, parts
 
-    def _unit(self, prediction: DepthPrediction) -> Float[Tensor, " B"] | None:
+    def _unit(self, prediction: DepthPrediction, batch: DepthBatch) -> Float[Tensor, " B"] | None:
         """What an image's errors are divided by; None for nothing."""
         if not self.by_prompt_range:
             return None
-        if prediction.prompt_range_m is None or prediction.space is not DepthSpace.METRIC:
+        if prediction.prompt_range_m is None or prediction.space is not DepthSpace.METRIC or batch.prompt is None:
             raise ValueError("by_prompt_range needs a network that works on its prompt's range, as PromptDA does; leave it out for others")
-        return prediction.prompt_range_m.float()
+        prompt_m = batch.prompt.depth_m.float()
+        largest_m = torch.where(batch.prompt.mask & prompt_m.isfinite(), prompt_m, 0.0).amax(dim=(1, 2, 3))
+        return torch.maximum(prediction.prompt_range_m.float(), LEAST_PROMPT_RANGE * largest_m)
 
     def _term_valid(self, term: _Term, target: Target, mask: Bool[Tensor, "B 1 H W"] | None) -> Bool[Tensor, "B 1 H W"]:
         """The pixels that one term may read."""

@@ -87,12 +87,22 @@ class StoredPrior(FrozenPrior):
     """The prior depth stored in the shard (``DepthBatch.prior_depth``), inverted; NaN where there is none.
 
     ``mdpretrain label --as prior`` writes such priors (``docs/data_format.md``). The preparation treats NaN, at a pixel or all over an
-    image, as no prior; so samples with and without one can share a batch.
+    image, as no prior; so samples with and without one can share a batch, and a batch without any is prepared from its prompts.
+
+    Args:
+        required: refuse a batch in which no sample has a prior: for an evaluation that asks for stored priors by name. In training one
+            process would end while the others wait for it.
     """
 
+    def __init__(self, required: bool = False) -> None:
+        super().__init__()
+        self.required = required
+
     def inverse_depth(self, batch: DepthBatch) -> Tensor:
-        """Raises ValueError if no sample of the batch carries a prior."""
+        """Raises ValueError if no sample of the batch carries a prior and one is ``required``."""
         if batch.prior_depth is None:
+            if not self.required:
+                return torch.full_like(batch.depth, torch.nan)
             raise ValueError(
                 "StoredPrior needs samples with a prior depth and these have none: write one with `mdpretrain label --as prior` and name "
                 "its folder under the row's sidecars, or choose another prior"

@@ -1,25 +1,20 @@
 """A prompt made dense without a prior: its own depth where it has one, its nearest points' mean elsewhere (PromptDA, supp. D).
 
-Low-resolution sensors measure nearly every pixel, lidars few; the work grows with the number of pixels without a measurement.
+Low-resolution sensors measure nearly every pixel, lidars few; only points beside a pixel without a measurement are searched.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
+from jaxtyping import Float
 from torch import Tensor
 
 from mdpretrain.prompts.alignment import EMPTY_INVERSE_DEPTH, INVERSE_DEPTH_RANGE, inverse_square_weights, take
-from mdpretrain.prompts.neighbours import nearest_points, present_pixels, prompt_points
+from mdpretrain.prompts.neighbours import neighbour_bands, present_pixels, prompt_points
 from mdpretrain.structures import SparsePrompt
 
 FILL_NEIGHBOURS = 4  # PromptDA fills the prompts of vehicle lidars from so many; its weights are not stated, 1 / d^2 is chosen here
-
-SEARCHED_DIAGONAL = 4096  # pixels; ``nearest_points`` counts squared distances in 24 bits, and a 4K image is larger
-PIXELS_AT_ONCE = 1 << 20
 
 
 def fill_prompt(
@@ -45,30 +40,11 @@ def fill_prompt(
     if bool(present.all()):
         return (1.0 / own_m).clamp(*inverse_depth_range)
     near_a_gap = F.max_pool2d((~present).float(), 2 * k + 1, stride=1, padding=k) > 0
-    kept = present & near_a_gap
-    if own_m.shape[-2] ** 2 + own_m.shape[-1] ** 2 >= SEARCHED_DIAGONAL**2:
-        mean_m = torch.stack([_mean_by_tree(own_m[b, 0], kept[b, 0], ~present[b, 0], k, workers) for b in range(len(own_m))])[:, None]
-    else:
-        points = prompt_points(SparsePrompt(prompt.depth_m, kept))
-        neighbours = nearest_points(points, k, workers)
+    points = prompt_points(SparsePrompt(prompt.depth_m, present & near_a_gap))
+    means_m = []
+    for _, _, neighbours in neighbour_bands(points, k, workers):  # band by band: k times an image would not be small at 4K
         weight = inverse_square_weights(neighbours, own_m.dtype)
-        mean_m = (weight / take(points.inverse_depth, neighbours)).sum(dim=1).view_as(own_m)
+        means_m.append((weight / take(points.inverse_depth, neighbours)).sum(dim=1))
+    mean_m = torch.cat(means_m, dim=1).view_as(own_m)
     inverse = 1.0 / torch.where(present, own_m, torch.where(mean_m > 0, mean_m, 1.0 / EMPTY_INVERSE_DEPTH))
     return inverse.clamp(*inverse_depth_range)
-
-
-def _mean_by_tree(
-    depth_m: Float[Tensor, "H W"], kept: Bool[Tensor, "H W"], wanted: Bool[Tensor, "H W"], k: int, workers: int
-) -> Float[Tensor, "H W"]:
-    """The same mean at the ``wanted`` pixels (0 elsewhere, and where there is no point), on the host, at any size."""
-    result = torch.zeros_like(depth_m)
-    points = kept.nonzero().cpu().numpy()
-    if len(points) == 0:
-        return result
-    tree, values_m = cKDTree(points), depth_m[kept].cpu().numpy().astype(np.float64)
-    for some in wanted.nonzero().split(PIXELS_AT_ONCE):
-        distance, index = tree.query(some.cpu().numpy(), k=np.arange(1, k + 1), workers=workers)
-        weight = 1.0 / np.square(distance)  # 0 where there is no such point: its distance is infinite, its index one too far
-        mean = (weight * values_m[np.minimum(index, len(points) - 1)]).sum(axis=1) / weight.sum(axis=1)
-        result[some[:, 0], some[:, 1]] = torch.from_numpy(mean).to(result)
-    return result

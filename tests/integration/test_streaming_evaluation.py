@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_shards import HEIGHT, WIDTH, damage_image, write_folder
@@ -54,6 +55,16 @@ def test_prompts_belong_to_the_key(folders: list[Path]) -> None:
     other = prompts(seed=1, batch_size=3)
     assert not all(torch.equal(reference[key], other[key]) for key in reference)
     assert len({tuple(mask.flatten().tolist()) for mask in reference.values()}) == 8
+
+
+def test_a_stored_prompt_and_an_edge_depth_count_in_validation_too(tmp_path: Path) -> None:
+    low, edge = np.full((HEIGHT // 4, WIDTH // 4), 2.5, np.float32), np.full((HEIGHT, WIDTH), 3.5, np.float32)
+    phones = write_folder(tmp_path / "phones", [2], "phones", prompt=low, depth_edge=edge)
+    (batch,) = evaluation_loader([phones], SIZE, 2, PromptOptions((4, 9), interpolate=True, stored=True))
+    assert batch.prompt is not None and batch.prompt.mask.all() and (batch.prompt.depth_m == 2.5).all()
+    assert batch.edge_depth is not None and (batch.edge_depth == 3.5).all()
+    (batch,) = evaluation_loader([phones], SIZE, 2, PromptOptions((4, 9)))
+    assert batch.prompt is not None and 4 <= batch.prompt.mask[0].sum() <= 9
 
 
 def test_passes_and_workers_do_not_change_a_pixel(folders: list[Path]) -> None:

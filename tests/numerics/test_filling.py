@@ -38,10 +38,7 @@ def holes(generator: np.random.Generator, height: int, width: int) -> np.ndarray
 
 @pytest.mark.parametrize("pattern", ["points", "three points", "holes", "left half"])
 @pytest.mark.parametrize("k", [1, 4, 6])
-@pytest.mark.parametrize("searched_diagonal", [4096, 10])
-def test_filled_depth_is_the_mean_of_the_nearest(pattern, k, searched_diagonal, monkeypatch):
-    """Also by the search that images of more than 4,096 pixels across need."""
-    monkeypatch.setattr(filling, "SEARCHED_DIAGONAL", searched_diagonal)
+def test_filled_depth_is_the_mean_of_the_nearest(pattern, k):
     generator = np.random.default_rng(0)
     height, width = 37, 45
     mask = {
@@ -60,10 +57,8 @@ def test_filled_depth_is_the_mean_of_the_nearest(pattern, k, searched_diagonal, 
     assert (found >= lowest * (1 - 1e-5)).all() and (found <= highest * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("searched_diagonal", [4096, 10])
-def test_a_batch_of_a_dense_an_empty_and_a_sparse_prompt(searched_diagonal, monkeypatch):
+def test_a_batch_of_a_dense_an_empty_and_a_sparse_prompt():
     """Each as it would be alone; what is no depth inside the mask is no point."""
-    monkeypatch.setattr(filling, "SEARCHED_DIAGONAL", searched_diagonal)
     generator = torch.Generator().manual_seed(0)
     depth_m = 1 + torch.rand(3, 1, 20, 24, generator=generator)
     mask = torch.ones_like(depth_m, dtype=torch.bool)
@@ -78,3 +73,31 @@ def test_a_batch_of_a_dense_an_empty_and_a_sparse_prompt(searched_diagonal, monk
     mask[2, 0, 3, 3:6] = False
     alone = fill_prompt(SparsePrompt(torch.where(mask, depth_m, 0.0)[2:], mask[2:]))
     torch.testing.assert_close(found[2:], alone)
+
+
+def test_a_4k_image_is_filled_from_the_points_around_its_few_gaps(monkeypatch):
+    """Far from the gaps nearest points lie thousands of pixels away. No piece of the search covers more than a band of the image."""
+    height, width, k = 2160, 3840, 4
+    gaps = [(0, 0), (1, 0), (1079, 1917), (1080, 1917), (1080, 1918), (height - 1, width - 1)]
+    generator = np.random.default_rng(0)
+    mask = np.ones((height, width), dtype=bool)
+    mask[tuple(zip(*gaps))] = False
+    depth_m = np.where(mask, 1 + 9 * generator.random((height, width)), 0).astype(np.float32)
+    largest = []
+    bands = filling.neighbour_bands
+
+    def watched(*arguments):
+        for first, beyond, neighbours in bands(*arguments):
+            largest.append(neighbours.point.numel())
+            yield first, beyond, neighbours
+
+    monkeypatch.setattr(filling, "neighbour_bands", watched)
+    found = (1 / fill_prompt(SparsePrompt(torch.from_numpy(depth_m)[None, None], torch.from_numpy(mask)[None, None]), k))[0, 0].numpy()
+    np.testing.assert_allclose(found[mask], depth_m[mask], rtol=1e-6)
+    for row, column in gaps:
+        top, left = max(0, row - 8), max(0, column - 8)
+        expected, defined = filled_by_definition(depth_m[top : row + 9, left : column + 9], mask[top : row + 9, left : column + 9], k)
+        if defined[row - top, column - left]:
+            np.testing.assert_allclose(found[row, column], expected[row - top, column - left], rtol=1e-5)
+        assert 1 <= found[row, column] <= 10
+    assert max(largest) * 20 < k * height * width

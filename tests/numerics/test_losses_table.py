@@ -15,7 +15,7 @@ from mdpretrain.losses.records import LOSSES
 from mdpretrain.losses.scale_shift import ssi_mae
 from mdpretrain.losses.table import LossTable
 from mdpretrain.losses.targets import build_target
-from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, SparsePrompt
 
 CAPTURED, RECONSTRUCTED, RENDERED, PSEUDO = range(4)
 
@@ -282,6 +282,7 @@ def test_the_edge_loss_takes_l1_from_one_depth_and_gradients_from_another():
 
 def test_errors_by_the_prompts_range_are_errors_of_normalised_depth():
     batch = batch_of((RENDERED, RENDERED, CAPTURED))
+    batch = dataclasses.replace(batch, prompt=SparsePrompt(batch.depth.clamp(max=1.0), batch.valid))
     low, span = torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1), torch.tensor([4.0, 0.25, 20.0]).view(3, 1, 1, 1)
     share = guess(batch, DepthSpace.METRIC).values
     prediction = DepthPrediction(share * span + low, DepthSpace.METRIC, prompt_range_m=span.flatten())
@@ -295,3 +296,23 @@ def test_errors_by_the_prompts_range_are_errors_of_normalised_depth():
         LossTable(rows, by_prompt_range=True)(guess(batch, DepthSpace.METRIC), batch)
     with pytest.raises(ValueError, match="not 'silog'"):
         LossTable({"default": [{"name": "silog"}]}, by_prompt_range=True)
+
+
+def test_a_prompt_of_next_to_no_span_does_not_blow_up_the_loss():
+    """One point (image 0), a wall (1): 5 % of the largest depth is the unit. An ordinary prompt (2) and an empty one (3) keep their own."""
+    batch = batch_of((RENDERED, RENDERED, RENDERED, RENDERED))
+    prompt_m = torch.zeros_like(batch.depth)
+    prompt_m[0, 0, 3, 4] = 8.0
+    prompt_m[1] = 2.0
+    prompt_m[2, 0, 0, :2] = torch.tensor([1.0, 5.0])
+    mask = prompt_m > 0
+    prompt_m[2, 0, 0, 2:4] = torch.tensor([900.0, torch.nan])  # outside the mask; and inside it, but no depth
+    mask[2, 0, 0, 3] = True
+    batch = dataclasses.replace(batch, prompt=SparsePrompt(prompt_m, mask))
+    values = guess(batch, DepthSpace.METRIC).values
+    own_range_m = torch.tensor([8e-3, 2e-3, 4.0, 20.0])
+    prediction = DepthPrediction(values, DepthSpace.METRIC, prompt_range_m=own_range_m)
+    loss, _ = LossTable({"default": [{"name": "mae"}]}, by_prompt_range=True)(prediction, batch)
+    unit = torch.tensor([0.05 * 8.0, 0.05 * 2.0, 4.0, 20.0])
+    expected = mae(values, batch.depth, batch.valid, reduction="none") / unit
+    torch.testing.assert_close(loss, expected.mean())

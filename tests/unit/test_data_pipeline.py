@@ -129,6 +129,18 @@ def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> 
         assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)
 
 
+def test_a_stored_prompt_is_neither_drawn_first_nor_interpolated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    low = np.full((HEIGHT // 4, WIDTH // 4), 2.5, np.float32)
+    pipeline = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5), interpolate=True, stored=True), 0)
+    calls = []
+    monkeypatch.setattr("mdpretrain.data.pipeline.linear_inverse_depth", lambda depth_m, mask: calls.append(mask.sum()) or depth_m)
+    drawn = pipeline(make_sample("bare"), 0, NO_LIMITS)
+    monkeypatch.setattr(pipeline, "_drawer", lambda scene, rng: pytest.fail("a prompt was drawn"))
+    stored = pipeline(make_sample("phone", prompt=low), 0, NO_LIMITS)
+    assert calls == [5, HEIGHT * WIDTH] and drawn.interpolated_inverse_depth is drawn.prompt_depth_m
+    assert stored.interpolated_inverse_depth is stored.prompt_depth_m
+
+
 def test_limits_leave_the_sky_and_scale_free_depth_alone() -> None:
     depth = np.full((HEIGHT, WIDTH), 3.0, np.float32)
     depth[:5], depth[5:10] = np.inf, 30.0

@@ -204,3 +204,40 @@ def test_mistakes_are_named(tmp_path, released):
     config["init_args"]["point_tokens"] = 4
     with pytest.raises(ValueError, match="point tokens"):
         export(saved(build_module(config), tmp_path / "tokens.ckpt"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("stated", ["relative", None])
+@pytest.mark.parametrize("model", ["depth_anything", "prompt_depth_anything"])
+def test_relative_depth_is_not_imported_as_metric(tmp_path, released, model, stated):
+    """transformers leaves the key out where it has its default; the weights themselves have the same shapes."""
+    config = json.loads((released / "config.json").read_text())
+    config |= {"model_type": model, "depth_estimation_type": stated}
+    if stated is None:
+        del config["depth_estimation_type"]
+    (tmp_path / "relative").mkdir()
+    (tmp_path / "relative/model.safetensors").write_bytes((released / "model.safetensors").read_bytes())
+    (tmp_path / "relative/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"predicts relative depth .*import a metric one"):
+        import_weights(tmp_path / "relative", tmp_path / "own.safetensors")
+    assert not (tmp_path / "own.safetensors").exists()
+
+
+@pytest.mark.parametrize("form", ["transformers", "original"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("encoder.input_size", [42, 56]), ("prompt_size", [12, 16]), ("range_floor", 0.05)], ids=lambda v: str(v)
+)
+def test_what_others_would_run_differently_is_not_exported(tmp_path, released, option, value, form):
+    config = module_config(load_network(import_weights(released, tmp_path / "own.safetensors")))
+    of_encoder = option.startswith("encoder.")
+    (config["init_args"]["encoder"]["init_args"] if of_encoder else config["init_args"])[option.removeprefix("encoder.")] = value
+    with pytest.raises(ValueError, match=option.replace(".", " ")):
+        export(saved(build_module(config), tmp_path / "other.ckpt"), tmp_path / "out.ckpt", form)
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+def test_an_export_in_the_original_form_overwrites_nothing(tmp_path, released):
+    own = import_weights(released, tmp_path / "own.safetensors")
+    (tmp_path / "model.ckpt").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"model\.ckpt exists already"):
+        export(own, tmp_path / "model.ckpt", "original")
+    assert (tmp_path / "model.ckpt").read_bytes() == b"mine"

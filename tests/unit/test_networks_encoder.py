@@ -168,3 +168,14 @@ def test_a_rebuilt_encoder_does_not_look_for_the_first_weights(tmp_path):
     config = module_config(encoder)
     assert config["init_args"]["weights"] is None
     build_module(config).load_state_dict(encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("eva02_tiny_patch14_224", "Eva"), ("deit_tiny_distilled_patch16_224", "VisionTransformerDistilled")]
+)
+def test_plain_bicubic_positions_are_for_timms_vision_transformer_alone(name, kind):
+    """These have learned position embeddings, too, but add them with more than positions."""
+    args = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    TimmEncoder(name, [0, 1], args)
+    with pytest.raises(ValueError, match=f"'bicubic' is for timm's VisionTransformer, and '{name}' is a {kind}"):
+        TimmEncoder(name, [0, 1], args, position_resize="bicubic")

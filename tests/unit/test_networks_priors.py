@@ -67,8 +67,15 @@ def test_a_stored_prior_is_inverted_and_its_holes_say_so():
     assert inverse[0, 0, 5, 5] == 0.25 and inverse[0, 0, 5, 20] == 0.5
     assert inverse[0].isnan().sum() == 1 and inverse[0, 0, 0, 0].isnan()
     assert inverse[1].isnan().all()
+
+
+def test_a_batch_without_any_stored_prior_is_all_nan_unless_one_is_required():
+    batch = made_batch(32, 32)
+    assert batch.prior_depth is None
+    inverse = StoredPrior()(batch)
+    assert inverse.shape == (2, 1, 32, 32) and inverse.isnan().all()
     with pytest.raises(ValueError, match="StoredPrior needs samples with a prior depth"):
-        StoredPrior()(batch)
+        StoredPrior(required=True)(batch)
 
 
 def _tiny_backbone(transformers, image_size, **changes):

@@ -63,6 +63,12 @@ def test_every_axis_on_the_same_frames_with_the_known_answers(base):
             assert first[0] == other[0] and torch.equal(first[1], other[1]) and not torch.equal(first[2], other[2])
 
 
+@pytest.mark.parametrize("name", list(AXES))
+def test_no_axis_takes_stored_prompts_which_it_could_not_change(name):
+    settings = AXES[name].settings(PromptOptions((30, 60), stored=True), HEIGHT * WIDTH)
+    assert len(settings) > 3 and not any(setting.prompt.stored for setting in settings)
+
+
 def test_the_picture_has_a_panel_an_axis_and_is_reproducible(base):
     points = robustness.run(["noise", "patterns"], {"linear": linear}, base, "cpu", Resampling(20), ["uniform"])
     png = figure(points, "png")

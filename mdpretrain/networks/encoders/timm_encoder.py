@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed
 from timm.models import group_parameters
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mdpretrain.networks.encoders.local_weights import load_local_weights
@@ -72,7 +73,7 @@ class TimmEncoder(nn.Module):
 
     Raises:
         ValueError: unknown model, layers or arguments; weights that are missing or of another network; an input size off the stride;
-            "bicubic" for a model without learned position embeddings.
+            "bicubic" for a model without learned position embeddings, or that adds them in another way than timm's VisionTransformer.
     """
 
     mean: Tensor
@@ -110,8 +111,14 @@ class TimmEncoder(nn.Module):
         if gradient_checkpointing:
             backbone.set_grad_checkpointing(True)
         if position_resize == "bicubic":
-            if getattr(backbone, "pos_embed", None) is None or not hasattr(backbone, "_pos_embed"):
+            if getattr(backbone, "pos_embed", None) is None:
                 raise ValueError(f"position_resize 'bicubic' is for learned position embeddings, which {model_name!r} does not have")
+            if (
+                getattr(type(backbone), "_pos_embed", None) is not VisionTransformer._pos_embed
+            ):  # EVA's also gives rotations, DeiT's a token
+                raise ValueError(
+                    f"position_resize 'bicubic' is for timm's VisionTransformer, and {model_name!r} is a {type(backbone).__name__}"
+                )
             backbone._pos_embed = types.MethodType(_add_positions, backbone)
         # called as a module, so that hooks on the backbone itself fire: ZeRO-3 gathers its class token in one
         backbone.forward = backbone.forward_intermediates
