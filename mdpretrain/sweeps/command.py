@@ -37,6 +37,7 @@ def sweep_command(argv: list[str], start: StartHolding = start_process) -> int:
     recipes = {run.index: resolved(run) for run in runs}
     for run in runs:
         refuse_another_recipe(run, recipes[run.index])
+        _check_checkpoints_can_be_evaluated(sweep, recipes[run.index])
     if options.dry_run:
         print(_listing(runs))
         return 0
@@ -121,6 +122,15 @@ def _pipeline(sweep: Sweep, path: Path, runs: list[SweepRun]) -> str:
 def _without_run_dir(options: list[str]) -> list[str]:
     pairs = zip(options[::2], options[1::2])
     return [word for key, value in pairs if key != "--run_dir" for word in (key, value)]
+
+
+def _check_checkpoints_can_be_evaluated(sweep: Sweep, recipe: dict) -> None:
+    """Before the first run, not after it: ``mdpretrain evaluate`` reads no DeepSpeed folder."""
+    if sweep.measure.evaluate is not None and "deepspeed" in str(recipe["trainer"].get("strategy")).lower():
+        raise ValueError(
+            "measure.evaluate: the recipe trains by DeepSpeed, whose checkpoints `mdpretrain evaluate` does not read; stack "
+            "recipes/engine/ddp.yaml, or measure a column of the log"
+        )
 
 
 def _check_evaluation_shards(sweep: Sweep) -> None:

@@ -83,22 +83,12 @@ def evaluated_value(folder: Path, measure: Measure, start: Start) -> float:
         ValueError: its ``metrics.json`` has no row of that source.
     """
     output = folder / "evaluation"
-    if code := start(evaluate_arguments(folder, output, measure)):
+    if code := start(measure.command(folder, output)):
         raise RunFailed(f"the evaluation of {folder} ended with exit code {code}; see above, then run the same command again")
     rows = json.loads((output / "metrics.json").read_text())["rows"]
     for row in rows:
-        if (row["model"], row["source"], row["protocol"]) == (measure.network, measure.source, measure.protocol):
+        if (row["model"], row["source"], row["protocol"]) == (measure.network, measure.source, measure.row_protocol):
             value = row[measure.figure]
             return math.nan if value is None else float(value)
     sources = sorted({row["source"] for row in rows if row["model"] == measure.network})
     raise ValueError(f"measure.source: {output / 'metrics.json'} has no row of {measure.source!r}; it has {', '.join(sources)}")
-
-
-def evaluate_arguments(folder: Path, output: Path, measure: Measure) -> list[str]:
-    """The command, without the program's name: the newest checkpoint of the run."""
-    words = ["evaluate", f"--{measure.network}", str(folder), "--output", str(output), "--protocol", measure.protocol]
-    for name, value in (measure.evaluate or {}).items():
-        if value is not False:  # a switch is there or not, and has no value
-            values = [] if value is True else value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return words

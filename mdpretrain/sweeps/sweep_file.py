@@ -15,18 +15,23 @@ fit: power_law                              # or none: means and their intervals
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import math
 import re
 from pathlib import Path
 from typing import Any, Literal
 
-from mdpretrain.evaluation.command import evaluation_parser
+from mdpretrain.evaluation.command import evaluation_parser, evaluation_request
 from mdpretrain.evaluation.protocols import find_protocol
+from mdpretrain.evaluation.robustness import check_axes
+from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.metrics.depth import METRICS
 from mdpretrain.slurm.cluster_file import load_yaml, read_record
 
 PLACE = "{x}"
+DEFAULT_PROTOCOL = "metric_default"
 OWN_KEYS = ("run_dir", "resume", "seed_everything", "data.seed", "ckpt_path", "config")  # the sweep sets these itself
 # Options of `mdpretrain evaluate` that a sweep gives itself, or that only concern the report.
 NOT_MEASURED = ("output", "teacher", "student", "run", "protocol", "samples_shown", "title")
@@ -93,14 +98,14 @@ class Measure:
         evaluate: options of ``mdpretrain evaluate`` (``image_size: [96, 128]`` for ``--image-size 96 128``), with ``{x}`` for the
             point's value; null reads the log.
         network: which kind the run trains, as evaluate calls them: teacher (prompted) or student.
-        protocol, source: which row of ``metrics.json``.
+        protocol, source: which row of ``metrics.json``. A ``prompt_protocol`` of ``evaluate`` takes the place of ``protocol``.
     """
 
     figure: str
     at: Literal["last", "lowest"] = "last"
     evaluate: dict[str, Any] | None = None
     network: Literal["teacher", "student"] = "teacher"
-    protocol: str = "metric_default"
+    protocol: str = DEFAULT_PROTOCOL
     source: str = "all"
 
     def __post_init__(self) -> None:
@@ -109,6 +114,7 @@ class Measure:
         if self.figure not in METRICS:
             raise ValueError(f"figure {self.figure!r} is no metric of `mdpretrain evaluate`; there are {', '.join(METRICS)}")
         find_protocol(self.protocol)
+        self._check_prompt_protocol()
         options = vars(evaluation_parser().parse_args(["--shards", "-", "--output", "-"]))
         known = [name for name in options if name not in NOT_MEASURED]
         if unknown := sorted(set(self.evaluate) - set(known)):
@@ -117,6 +123,50 @@ class Measure:
             raise ValueError("evaluate: shards is missing")
         if not {"image_size", "long_side", "prompt_protocol"} & set(self.evaluate):
             raise ValueError("evaluate: image_size is missing (or long_side, or a prompt_protocol with a size of its own)")
+        if filled(self.evaluate, 0) == self.evaluate:  # else each point's own is checked, when its value is in place
+            self._check_values()
+
+    def _check_prompt_protocol(self) -> None:
+        names = _as_list((self.evaluate or {}).get("prompt_protocol", []))
+        if len(names) > 1:
+            raise ValueError(f"evaluate: prompt_protocol has {len(names)} names; a curve has one figure, so give one")
+        if names and self.protocol != DEFAULT_PROTOCOL:
+            raise ValueError(
+                f"protocol: prompt_protocol has a pixel protocol of its own; leave protocol out, or write {names[0]}@{self.protocol}"
+            )
+
+    def _check_values(self) -> None:
+        """What ``mdpretrain evaluate`` would refuse after the training is refused when the sweep is read."""
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                options = evaluation_parser().parse_args(self.command(Path("RUN"), Path("OUTPUT"))[1:])
+        except SystemExit as error:
+            sentence = said.getvalue().strip().rpartition("error: ")[2]
+            raise ValueError(f"evaluate: {re.sub(r'argument --([a-z-]+)', lambda found: found[1].replace('-', '_'), sentence)}") from error
+        try:
+            first = evaluation_request(options).passes()[0]
+            check_axes(options.robustness, first.prompt)
+            Resampling(options.resamples, options.seed)
+        except ValueError as error:
+            raise ValueError(f"evaluate: {error}") from error
+
+    @property
+    def row_protocol(self) -> str:
+        """The ``protocol`` of the row that has the figure."""
+        names = _as_list((self.evaluate or {}).get("prompt_protocol", []))
+        return str(names[0]) if names else self.protocol
+
+    def command(self, folder: Path, output: Path) -> list[str]:
+        """The words of the evaluation, without the program's name: the newest checkpoint of the run in ``folder``."""
+        words = ["evaluate", f"--{self.network}", str(folder), "--output", str(output)]
+        if self.row_protocol == self.protocol:
+            words += ["--protocol", self.protocol]
+        for name, value in (self.evaluate or {}).items():
+            if value is not False:  # a switch is there or not, and has no value
+                values = [] if value is True else _as_list(value)
+                words += [f"--{name.replace('_', '-')}", *map(str, values)]
+        return words
 
     def at_point(self, point: Point) -> Measure:
         """With the value in place of ``{x}``."""
@@ -126,7 +176,7 @@ class Measure:
         """For the axis."""
         if self.evaluate is None:
             return self.figure if self.at == "last" else f"lowest {self.figure}"
-        return f"{self.figure}, {self.protocol}" + ("" if self.source == "all" else f", {self.source}")
+        return f"{self.figure}, {self.row_protocol}" + ("" if self.source == "all" else f", {self.source}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +199,8 @@ class Sweep:
             raise ValueError(f"seeds is {self.seeds}; give at least one, each once")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence is {self.confidence}; it must lie in (0, 1)")
+        for point in points:
+            self.measure.at_point(point)  # its own checks, with the value in place
         names = [point.called for point in points]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"vary: two points are called {repeated[0]!r}; give one another label")
@@ -170,6 +222,10 @@ def load_sweep(path: Path) -> Sweep:
     if not path.is_file():
         raise ValueError(f"there is no sweep file {path}; recipes/sweeps has some")
     return read_record(Sweep, load_yaml(path), str(path))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def filled(value: Any, x: int | float) -> Any:

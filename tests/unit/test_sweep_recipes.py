@@ -58,6 +58,13 @@ def test_only_what_is_varied_differs(path: pathlib.Path) -> None:
         assert found and found <= VARIED[path.stem], found
 
 
+@pytest.mark.parametrize("path", [*FULL, *DEBUG], ids=lambda path: f"{path.parent.parent.name}-{path.stem}")
+def test_what_evaluate_measures_is_a_checkpoint_that_it_reads(path: pathlib.Path) -> None:
+    """A DeepSpeed checkpoint is a folder, which evaluate refuses: after all the training."""
+    sweep = load_sweep(path)
+    assert sweep.measure.evaluate is None or "deepspeed" not in str(resolved(points_of(sweep)[0])["trainer"]["strategy"]).lower()
+
+
 def test_the_published_drop_ratio_is_the_recipes_own() -> None:
     """The sweep must name the whole loss table, so that it could drift from the recipe's."""
     sweep = load_sweep(RECIPES / "sweeps/drop_ratio.yaml")

@@ -23,10 +23,10 @@ from launch.pipeline_file import fingerprints, load_pipeline
 from mdpretrain.sweeps import running, runs
 from mdpretrain.sweeps.command import sweep_command
 from mdpretrain.sweeps.curve import draw, make_curve, record, table
-from mdpretrain.sweeps.measure import Result, evaluate_arguments
+from mdpretrain.sweeps.measure import Result, evaluated_value
 from mdpretrain.sweeps.running import Outcome, locked, start_process
 from mdpretrain.sweeps.runs import resolved, runs_of
-from mdpretrain.sweeps.sweep_file import Measure, Sweep, Vary, filled, load_sweep
+from mdpretrain.sweeps.sweep_file import Measure, Point, Sweep, Vary, filled, load_sweep
 from mdpretrain.training_cli import RecipeParser
 
 STEPS = 5
@@ -165,6 +165,10 @@ def test_one_run_each_and_collecting(sweep_file: Written, tmp_path: pathlib.Path
         sweep_command([str(path), "--index", "3"], start)
 
 
+def evaluated(**options: Any) -> dict[str, Any]:
+    return {"measure": {"figure": "abs_rel", "evaluate": {"shards": ["a"], **options}}}
+
+
 def test_a_folder_of_another_recipe_is_refused_before_anything_runs(sweep_file: Written) -> None:
     start = Pretended()
     sweep_command([str(sweep_file())], start)
@@ -199,6 +203,17 @@ def test_a_folder_of_another_recipe_is_refused_before_anything_runs(sweep_file: 
         ({"measure": {"figure": "abs_rell", "evaluate": {"shards": ["a"], "image_size": [1, 1]}}}, "figure 'abs_rell' is no metric"),
         ({"measure": {"figure": "abs_rel", "evaluate": {"shards": ["a"]}}}, "evaluate: image_size is missing"),
         ({"measure": {"figure": "abs_rel", "evaluate": {"shards": ["a"], "image_sice": 1}}}, "evaluate: unknown key 'image_sice'"),
+        (evaluated(image_size=[8, 8]) | {"settings": {"trainer.strategy": "deepspeed_stage_2"}}, "measure.evaluate: .*by DeepSpeed"),
+        (evaluated(image_size=[8]), "evaluate: image_size: expected 2 arguments"),
+        (evaluated(image_size=[8, 8], batch_size="many"), "evaluate: batch_size: invalid int value: 'many'"),
+        (evaluated(image_size=[8, 8], prompt_count=["{x}", "{x}"]), r"evaluate: prompt_count: invalid int value: '0\.25'"),
+        (evaluated(image_size=[8, 8], prompt_count=[9, 5]), "evaluate: .*low <= high"),
+        (evaluated(image_size=[8, 8], count_prompt_pixels=True), "evaluate: --count-prompt-pixels goes with"),
+        (evaluated(image_size=[8, 8], long_side=64), "evaluate: --image-size and --long-side"),
+        (evaluated(prompt_protocol="points_500"), "evaluate: .*no image size of its own"),
+        (evaluated(prompt_protocol=["nyu_500", "nyu_200"]), "evaluate: prompt_protocol has 2 names"),
+        (evaluated(prompt_protocol="nyu_501"), "evaluate: unknown prompt protocol 'nyu_501'"),
+        ({"measure": {**evaluated(prompt_protocol="nyu_500")["measure"], "protocol": "nyu"}}, "leave protocol out, or write nyu_500@nyu"),
         ({"measure": {"figure": "abs_rel", "evaluate": {"shards": ["no/val"], "image_size": [8, 8]}}}, "there is no folder no/val"),
     ],
 )
@@ -300,15 +315,32 @@ def test_options_of_an_evaluation_become_words() -> None:
         "shards": ["a/val", "b/val"],
         "image_size": [96, 128],
         "prompt_count": [20, 20],
-        "count_prompt_pixels": True,
         "batch_size": 4,
     }
     measure = Measure("abs_rel", evaluate=options, protocol="nyu+disparity")
-    words = evaluate_arguments(pathlib.Path("run"), pathlib.Path("out"), measure)
+    words = measure.command(pathlib.Path("run"), pathlib.Path("out"))
     assert " ".join(words) == (
         "evaluate --teacher run --output out --protocol nyu+disparity --shards a/val b/val --image-size 96 128 --prompt-count 20 20 "
-        "--count-prompt-pixels --batch-size 4"
+        "--batch-size 4"
     )
+    named = {"shards": ["a/val"], "prompt_protocol": "nyu_50@nyu", "count_prompt_pixels": True}
+    assert " ".join(Measure("abs_rel", evaluate=named).command(pathlib.Path("run"), pathlib.Path("out"))) == (
+        "evaluate --teacher run --output out --shards a/val --prompt-protocol nyu_50@nyu --count-prompt-pixels"
+    )
+
+
+@pytest.mark.parametrize("names", ["nyu_50", ["nyu_50"], "nyu_{x}"])
+def test_a_prompt_protocols_row_is_read_by_its_name(tmp_path: pathlib.Path, names: Any) -> None:
+    measure = Measure("abs_rel", evaluate={"shards": ["a/val"], "prompt_protocol": names}).at_point(Point(50))
+
+    def start(words: list[str]) -> int:
+        assert "--protocol" not in words and words[words.index("--prompt-protocol") + 1] == "nyu_50"
+        row = {"model": "teacher", "source": "all", "protocol": "nyu_50", "abs_rel": 0.25}
+        (tmp_path / "evaluation").mkdir()
+        (tmp_path / "evaluation/metrics.json").write_text(json.dumps({"rows": [row]}))
+        return 0
+
+    assert evaluated_value(tmp_path, measure, start) == 0.25 and measure.described() == "abs_rel, nyu_50"
 
 
 def outcomes(values: dict[float, list[float]], **changes: Any) -> tuple[Sweep, list[Outcome]]:
