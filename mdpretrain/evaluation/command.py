@@ -153,10 +153,11 @@ def trained_patterns(teacher: pathlib.Path | None) -> list[str] | None:
     if teacher is None or not (teacher / "config.yaml").is_file():
         return None
     try:
-        weights = read_prompt_options(teacher / "config.yaml").weights
+        prompt = read_prompt_options(teacher / "config.yaml")
     except ValueError:  # it only marks a picture: an evaluation does not end for it
         return None
-    return ["uniform"] if weights is None else [name for name, weight in weights.items() if weight > 0]
+    drawn = ["uniform"] if prompt.weights is None else [name for name, weight in prompt.weights.items() if weight > 0]
+    return [*drawn, *(["low_resolution"] if prompt.stored and "low_resolution" not in drawn else [])]
 
 
 def choose_device(name: str) -> str:

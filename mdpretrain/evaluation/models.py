@@ -43,7 +43,7 @@ def choose_prior(text: str, device: str) -> FrozenPrior:
         ValueError: there is no such file or folder, or it holds no network that can be a prior.
     """
     if text == STORED:
-        return StoredPrior()
+        return StoredPrior(required=True)
     path = pathlib.Path(text)
     if not path.exists():
         raise ValueError(f"--prior {text}: there is no such file or folder; give a checkpoint, a run folder, a model folder or '{STORED}'")

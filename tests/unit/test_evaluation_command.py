@@ -18,6 +18,7 @@ from mdpretrain.evaluation import assembly, command, models
 from mdpretrain.evaluation.assembly import Agreement
 from mdpretrain.evaluation.models import predictor_model
 from mdpretrain.evaluation.protocols import PROTOCOLS
+from mdpretrain.networks.blank_batch import blank_batch
 from mdpretrain.networks.priors import StoredPrior
 from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthPrediction, DepthSpace
@@ -165,7 +166,10 @@ def test_gmdr_and_pdsa_of_a_prior_that_the_teacher_lacks(shards, monkeypatch):
 
 
 def test_choosing_a_prior(shards, tmp_path):
-    assert isinstance(models.choose_prior("stored", "cpu"), StoredPrior)
+    stored = models.choose_prior("stored", "cpu")
+    assert isinstance(stored, StoredPrior)
+    with pytest.raises(ValueError, match="prior"):  # asked for, so its absence is no reason to measure something else
+        stored(blank_batch(1, 8, 8))
     with pytest.raises(ValueError, match="nowhere"):
         models.choose_prior(str(tmp_path / "nowhere"), "cpu")
     with pytest.raises(ValueError, match="checkpoint"):
