@@ -38,7 +38,7 @@ demo: $(VENV)/.ready
 	@PATH="$(abspath $(BIN)):$$PATH" DATA="$(DATA)" bash launch/demo.sh
 
 rendered-teacher: $(VENV)/.ready
-	@PATH="$(abspath $(BIN)):$$PATH" bash launch/rendered_teacher.sh $(DATA)
+	@PATH="$(abspath $(BIN)):$$PATH" bash launch/rendered_teacher.sh "$(DATA)"
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/slurm $(PYTEST_ARGS)

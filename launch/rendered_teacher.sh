@@ -18,15 +18,9 @@ WORKERS=${WORKERS:-2}
 PROTOCOLS=${PROTOCOLS:-"points_2000 points_500 table1_x8 table1_lidar"}
 ROBUSTNESS=${ROBUSTNESS:-patterns}
 FIT_OPTIONS=${FIT_OPTIONS:-}
-if nvidia-smi -L >/dev/null 2>&1; then
-    MACHINE_OPTIONS="--trainer.precision bf16-mixed"
-else
-    # Two processes of one thread each, as in launch/demo.sh.
-    export OMP_NUM_THREADS=1
-    MACHINE_OPTIONS="--config recipes/engine/ddp.yaml --trainer.accelerator cpu --trainer.devices ${PROCESSES:-2} --data.num_workers 0"
-    if grep -qsE 'amx_bf16|avx512_bf16' /proc/cpuinfo; then MACHINE_OPTIONS="$MACHINE_OPTIONS --trainer.precision bf16-mixed"; fi
-fi
+source "$(dirname "$0")/training_options.sh"
 say() { printf '\n== %s\n' "$1"; }
+# `fit` saves at a signal and leaves with exit code 0, so without this the script would go on with half a network.
 trap 'echo "rendered_teacher: stopped; run it again to continue" >&2; exit 130' INT TERM
 [ -z "$DATA" ] || [ -d "$DATA" ] || { echo "rendered_teacher: $DATA is not a folder; name one of frames in the simple layout (docs/sources.md)" >&2; exit 2; }
 
