@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from scipy.sparse import csr_array
 
-from mdpretrain.data.compiled import COMPILED, mean_of_rows, rounded_mean_of_rows
+from mdpretrain.compilation import COMPILED
+from mdpretrain.data.compiled import mean_of_rows, rounded_mean_of_rows
 
 # Shares of a source pixel below this are left out, by cv2's rule.
 LEAST_SHARE = 1e-3

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from mdpretrain.compilation import COMPILED as COMPILED
 from mdpretrain.compilation import compiled
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 
 from data_shards.schema import LABEL_KINDS, Camera, DepthType, LabelKind, Sample
+from mdpretrain.compilation import COMPILED
 from mdpretrain.data.colour import ColourJitter, to_unit_float
-from mdpretrain.data.compiled import COMPILED, split_sky
+from mdpretrain.data.compiled import split_sky
 from mdpretrain.data.crops import Cut, View, covering_view, cut_view, random_view, whole_view
 from mdpretrain.data.order import hash_key
 from mdpretrain.data.resample import ray_to_z, read_colour, sample_depth, sample_nearest

@@ -19,8 +19,9 @@ import simplejpeg
 
 from data_shards.codecs import decode_image
 from data_shards.schema import Camera, Sample
+from mdpretrain.compilation import COMPILED
 from mdpretrain.data.area_resize import shrink_area
-from mdpretrain.data.compiled import COMPILED, smooth_depth, take_pixels
+from mdpretrain.data.compiled import smooth_depth, take_pixels
 from mdpretrain.data.crops import View
 
 SMOOTH_WITHIN = 0.05

@@ -7,7 +7,6 @@ runner knows nothing of checkpoints or families. Of an image only its moments ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,9 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_shards.schema import LABEL_KINDS, LabelKind
-from mdpretrain.evaluation.measurements import ALL, ProtocolRecord, image_row, table_rows
+from mdpretrain.evaluation.measurements import ALL, ProtocolRecord, image_row
 from mdpretrain.evaluation.protocols import Protocol
-from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.losses.targets import z_depth
 from mdpretrain.metrics.alignment import Alignment, align, align_inverse
 from mdpretrain.metrics.boundary import boundary_scores
@@ -34,26 +32,6 @@ LARGEST_FIT_M = 1e6
 DEGRADED_KINDS = tuple(PROMPT_KINDS.index(name) for name in ("time_of_flight", "anchors"))
 # One point a block covers at most a quarter of the image, for a block has at least 2 x 2 pixels (``BlockGrid.of``).
 LOW_RESOLUTION, SPREAD_SHARE = PROMPT_KINDS.index("low_resolution"), 0.25
-
-
-def evaluate(
-    models: Mapping[str, Model],
-    loader: Iterable[DepthBatch],
-    protocols: Sequence[Protocol],
-    device: torch.device | str = "cpu",
-    observer: Observer | None = None,
-    progress: bool = False,
-    resampling: Resampling | None = None,
-) -> list[dict[str, Any]]:
-    """Measure every model under every protocol: ``run_models`` and the table made of what it recorded.
-
-    Returns:
-        One row per model, source and protocol, and one with ``source: "all"``, the mean over sources:
-        ``{"model", "source", "protocol", "samples", "skipped", "unanswered", <metric>: float | None, ...,
-        "interval_95": {<metric>: [low, high] | None}}``.
-    """
-    records = run_models(models, loader, protocols, device, observer, progress)
-    return [row for record in records for row in table_rows(record, resampling or Resampling())]
 
 
 def run_models(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from mdpretrain.evaluation.measurements import table_rows
+from mdpretrain.evaluation.runner import run_models
+from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.structures import DepthBatch, SparsePrompt
 
 HEIGHT, WIDTH = 24, 32
@@ -38,3 +41,9 @@ def plane_batch(sources=("room", "street"), seed: int = 0, prompt_points: int = 
         "prompt": SparsePrompt(depth * mask, mask),
     }
     return DepthBatch(**{**fields, **changes})
+
+
+def evaluate(models, loader, protocols, **options):
+    """The rows of the table that a run of the models makes, all protocols together."""
+    records = run_models(models, loader, protocols, **options)
+    return [row for record in records for row in table_rows(record, Resampling())]

@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from evaluation_scenes import HEIGHT, WIDTH, plane_batch
+from evaluation_scenes import HEIGHT, WIDTH, evaluate, plane_batch
 
 from data_shards.schema import LABEL_KINDS, LabelKind
 from mdpretrain.evaluation.measurements import kind_rows, table_rows
 from mdpretrain.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
-from mdpretrain.evaluation.runner import RENDERED, evaluate, run_models
+from mdpretrain.evaluation.runner import RENDERED, run_models
 from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.metrics.depth import METRICS
 from mdpretrain.structures import PROMPT_KINDS, DepthPrediction, DepthSpace

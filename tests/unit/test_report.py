@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from evaluation_scenes import plane_batch
+from evaluation_scenes import evaluate, plane_batch
 
 from mdpretrain.evaluation import colour, tables
 from mdpretrain.evaluation.baselines import linear, nearest
@@ -17,7 +17,6 @@ from mdpretrain.evaluation.curves import loss_figure, read_curves, smoothed
 from mdpretrain.evaluation.panels import SampleCollector
 from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.evaluation.report import ReportContent, write_report
-from mdpretrain.evaluation.runner import evaluate
 from mdpretrain.metrics.depth import METRICS
 
 
