@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_labeling import digests, make_sample
+from transformers_models import tiny_depth_anything
 
 import tests.training_parts as parts
 from data_shards.build_tasks import Task
@@ -121,27 +122,8 @@ def test_the_task_of_an_array_and_another_batch_size_write_the_same_folder(shard
 
 def test_a_transformers_folder_is_a_prior_too(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
     transformers = pytest.importorskip("transformers")
-    backbone = transformers.Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-        out_indices=[1, 2],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
-    )
-    config = transformers.DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        reassemble_factors=[2, 1],
-        neck_hidden_sizes=[8, 8],
-        fusion_hidden_size=8,
-        head_hidden_size=4,
-    )
     torch.manual_seed(0)
-    model = transformers.DepthAnythingForDepthEstimation(config)
-    torch.nn.init.constant_(model.head.conv3.bias, 0.5)
+    model = tiny_depth_anything(transformers)
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 42, "width": 42}}))
     call = ["label", "--as", "prior", "--prior-model", str(tmp_path / "model"), "--shards", str(shards)]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from network_parts import TINY_ANY_DEPTH, TINY_TEACHER, built, made_batch
 from test_networks_loading import saved
+from transformers_models import tiny_backbone, tiny_depth_anything
 
 from mdpretrain.networks.module_config import build_module, module_config
 from mdpretrain.networks.priors import CheckpointPrior, StoredPrior, prediction_to_inverse_depth
@@ -78,39 +79,11 @@ def test_a_batch_without_any_stored_prior_is_all_nan_unless_one_is_required():
         StoredPrior(required=True)(batch)
 
 
-def _tiny_backbone(transformers, image_size, **changes):
-    return transformers.Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=image_size,
-        patch_size=changes.pop("patch_size", 14),
-        **changes,
-    )
-
-
-def _depth_anything(transformers, kind="relative"):
-    backbone = _tiny_backbone(transformers, 28, out_indices=[1, 2], reshape_hidden_states=False, apply_layernorm=True)
-    config = transformers.DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        reassemble_factors=[2, 1],
-        neck_hidden_sizes=[8, 8],
-        fusion_hidden_size=8,
-        head_hidden_size=4,
-        depth_estimation_type=kind,
-        max_depth=20 if kind == "metric" else 1,
-    )
-    model = transformers.DepthAnythingForDepthEstimation(config).eval()
-    torch.nn.init.constant_(model.head.conv3.bias, 0.5)  # above the final ReLU
-    return model
-
-
 @pytest.mark.parametrize("kind", ["relative", "metric"])
 def test_depth_anything_from_its_own_files(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    model = _depth_anything(transformers, kind)
+    model = tiny_depth_anything(transformers, kind)
     model.save_pretrained(tmp_path / "model")
     settings = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.2, 0.3], "size": {"height": 42, "width": 42}}
     (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(settings))
@@ -134,7 +107,7 @@ def test_depth_anything_v1s_files_say_nothing_of_metres_and_mean_inverse_depth(t
     """Its published config is older than the key, and its preprocessor names the square that the shorter side is resized to."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    model = _depth_anything(transformers)
+    model = tiny_depth_anything(transformers)
     model.save_pretrained(tmp_path / "v1")
     config = json.loads((tmp_path / "v1" / "config.json").read_text())
     for key in ("depth_estimation_type", "max_depth"):
@@ -195,7 +168,7 @@ def test_a_folder_that_is_no_depth_model_is_a_sentence(tmp_path):
     transformers = pytest.importorskip("transformers")
     with pytest.raises(ValueError, match=r"prior .*absent is not a transformers model folder"):
         build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "absent")}})
-    transformers.Dinov2Model(_tiny_backbone(transformers, 28)).save_pretrained(tmp_path / "encoder")
+    transformers.Dinov2Model(tiny_backbone(transformers, 28)).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match=r"encoder cannot be loaded as a depth model"):
         build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "encoder")}})
     with pytest.raises(ValueError, match="takes the path"):
