@@ -1,6 +1,6 @@
 """What the guard of each step costs: its hooks' share of a training step.
 
-    python benchmarks/step_guard.py [--recipe recipes/debug/student.yaml] [--size 144 192] [--batch 8] [--steps 40]
+    python benchmarks/step_guard.py [--recipe recipes/debug/student_depthmap.yaml] [--size 144 192] [--batch 8] [--steps 40]
 
 Trains the recipe's student on batches in memory, with the guard watching every other step. Printed: the median milliseconds of a
 step with and without it by wall clock (on a busy machine read the next figure), and the processor time inside the guard's hooks as a
@@ -84,7 +84,7 @@ class Watched(StepGuard):
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parents[1] / "recipes/debug/student.yaml")
+    parser.add_argument("--recipe", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parents[1] / "recipes/debug/student_depthmap.yaml")
     parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)

@@ -1,7 +1,7 @@
 """Samples/s, MFU and peak memory of the teacher and student networks: bf16, eager and compiled, with and without checkpointing.
 
     python benchmarks/train.py                          every recipe of the list below, on this machine's GPU
-    python benchmarks/train.py --recipes recipes/metric_anything/student_vitl_518.yaml --batches 8,16
+    python benchmarks/train.py --recipes recipes/metric_anything/student_depthmap_vitl_518.yaml --batches 8,16
     python benchmarks/train.py --debug                  on a CPU: the debug recipes, a small batch, float32
 
 A step is forward, loss, backward, clipping and AdamW on one batch that lies on the device: no data, no Lightning, no other process
@@ -38,7 +38,7 @@ from mdpretrain.planning.units import table_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FULL = [f"metric_anything/{role}_{size}_518" for role in ("student", "teacher") for size in ("vits", "vitb", "vitl")]
-FULL += ["metric_anything/teacher_vitl_1536", "metric_anything/teacher_vith_1536", "metric_anything/student_vith_1536"]
+FULL += ["metric_anything/teacher_vitl_1536", "metric_anything/teacher_vith_1536", "metric_anything/student_depthmap_vith_1536"]
 DEBUG = ["debug/student", "debug/teacher", "debug/teacher_multi_scale"]
 FIRST_BATCHES = {518: (4, 8, 16, 32), 1536: (1, 2, 4)}
 

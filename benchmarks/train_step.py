@@ -40,7 +40,7 @@ from mdpretrain.tasks.distillation import Distillation
 from mdpretrain.tasks.optimizer import AdamW
 from mdpretrain.tasks.schedule import Schedule
 
-RECIPE = pathlib.Path(__file__).resolve().parents[1] / "recipes/debug/student.yaml"
+RECIPE = pathlib.Path(__file__).resolve().parents[1] / "recipes/debug/student_depthmap.yaml"
 CLIP = 1.0
 
 

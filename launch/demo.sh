@@ -78,7 +78,7 @@ for task in "${tasks[@]}"; do wait "$task"; done
 # 6. The student: metric depth from the image alone, learned from the labels.
 say "6/7 student"
 # shellcheck disable=SC2086
-mdpretrain fit --config recipes/debug/student.yaml --run_dir "$RUN/student" --resume \
+mdpretrain fit --config recipes/debug/student_depthmap.yaml --run_dir "$RUN/student" --resume \
     --data.train "[{path: $RUN/pseudo}]" --data.val "[$RUN/shards/val]" $FIT_OPTIONS
 
 # 7. Both on scenes that they never saw, beside the baselines that any claim must beat.

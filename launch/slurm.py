@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_layout(verb)
     verb.set_defaults(run=_submit)
     verb = verbs.add_parser("pipeline", help="every stage that is not done, chained by dependencies")
-    verb.add_argument("pipeline", type=Path, help="a file like recipes/pipelines/demo.yaml")
+    verb.add_argument("pipeline", type=Path, help="a file like launch/pipelines/demo.yaml")
     _add_layout(verb)
     verb.set_defaults(run=_pipeline)
     for name, function, text in (

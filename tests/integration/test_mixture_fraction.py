@@ -82,7 +82,7 @@ def test_the_recipes_fraction_multiplies_every_rows(shards: Path, tmp_path: Path
 
 def test_the_plan_and_the_mix_read_what_training_reads(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"train": [{"path": str(shards / "one"), "fraction": 0.5}], "val": [], "image_size": [12, 16], "batch_size": 4, "fraction": 0.5}
-    content = yaml.safe_load((Path(__file__).parents[2] / "recipes/debug/student.yaml").read_text())
+    content = yaml.safe_load((Path(__file__).parents[2] / "recipes/debug/student_depthmap.yaml").read_text())
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(content | {"data": data}))
     size = len(kept(shards, 0.25))

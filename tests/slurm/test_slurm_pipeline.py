@@ -76,7 +76,7 @@ def model(task: str, network: dict[str, Any], loss: str, **more: Any) -> dict[st
 
 
 def write_pipeline(kept: pathlib.Path) -> pathlib.Path:
-    """All stages of recipes/pipelines/demo.yaml on 24 small images; the student trains on two nodes."""
+    """All stages of launch/pipelines/demo.yaml on 24 small images; the student trains on two nodes."""
     folder = kept / "road"
     prior = {"class_path": "mdpretrain.networks.priors.CheckpointPrior", "init_args": {"checkpoint": str(folder / "prior")}}
     write_recipe(kept / "prior.yaml", small(model("affine_invariant.AffineInvariantTraining", parts.PRIOR_NETWORK, "ssi_mae"), folder))
@@ -84,7 +84,7 @@ def write_pipeline(kept: pathlib.Path) -> pathlib.Path:
     write_recipe(kept / "teacher.yaml", small(teacher, folder, prompt={"count": [30, 60]}))
     student = model("distillation.Distillation", parts.STUDENT_NETWORK, "mae")
     write_recipe(kept / "student.yaml", {**small(student, folder)})
-    content = yaml.safe_load((pathlib.Path(__file__).parents[2] / "recipes/pipelines/demo.yaml").read_text())
+    content = yaml.safe_load((pathlib.Path(__file__).parents[2] / "launch/pipelines/demo.yaml").read_text())
     content["folder"] = str(folder)
     stages = content["stages"]
     sizes = "--set views=2 --set width=64 --set height=48 --set quality=0"

@@ -94,7 +94,7 @@ def test_a_strategy_is_measured_and_another_recipes_failure_is_a_row(tmp_path: p
 
 
 def test_mistakes_of_bench_are_sentences(capsys: pytest.CaptureFixture[str], repository: pathlib.Path):
-    debug = str(repository / "recipes/debug/student.yaml")
+    debug = str(repository / "recipes/debug/student_depthmap.yaml")
     for arguments, sentence in (
         (["stratgy", debug], "nothing called 'stratgy'"),
         (["strategy", debug, "--strategies", "ddp,zero4"], "--strategies zero4: there are ddp"),

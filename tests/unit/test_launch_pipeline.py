@@ -115,7 +115,7 @@ def test_mistakes_in_a_pipeline_are_named(tmp_path: pathlib.Path, stage: dict[st
 
 
 def test_the_example_pipeline_is_the_demo() -> None:
-    stages = load_pipeline(ROOT / "recipes" / "pipelines" / "demo.yaml").stages
+    stages = load_pipeline(ROOT / "launch" / "pipelines" / "demo.yaml").stages
     assert list(stages)[-1] == "evaluate" and set(stages) == {"shards", "held_out", "prior", "teacher", "label", "student", "evaluate"}
     for stage in stages.values():
         if stage.fit:

@@ -186,7 +186,7 @@ def test_stacks_are_read_as_the_command_line_reads_them(tmp_path):
     (tmp_path / "own" / "file.yaml").write_text("data: section.yaml\n")
     (tmp_path / "more.yaml").write_text("data: {train+: [{path: added, weight: 1e3, max_passes: 2}]}\ntrainer: {max_steps: 77}\n")
     (tmp_path / "other.yaml").write_text("data: {val: [], batch_size: 96, train: [{path: only, name: o, max_depth_m: 8}]}\n")
-    base, mixture = RECIPES / "metric_anything" / "student_vits_518.yaml", RECIPES / "mixtures" / "any_depth.yaml"
+    base, mixture = RECIPES / "metric_anything" / "student_depthmap_vits_518.yaml", RECIPES / "mixtures" / "any_depth.yaml"
     more, other, file = tmp_path / "more.yaml", tmp_path / "other.yaml", tmp_path / "own" / "file.yaml"
     changed = ["data.batch_size=48", "trainer.max_steps=3", "trainer.accumulate_grad_batches=2"]
     for stack, changes in (([base, mixture, file, more], []), ([base, mixture, other], changed)):

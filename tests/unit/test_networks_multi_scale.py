@@ -97,7 +97,7 @@ def test_teacher_and_student_over_the_crops_train_every_parameter(config, change
 
 def test_the_published_network_has_the_published_size(repository: pathlib.Path):
     """Student-DepthMap has 876.66 M parameters; ours has one transposed convolution for its chain of them, and 1x1 biases: within 0.2 %."""
-    recipe = yaml.safe_load((repository / "recipes/metric_anything/student_vith_1536.yaml").read_text())
+    recipe = yaml.safe_load((repository / "recipes/metric_anything/student_depthmap_vith_1536.yaml").read_text())
     with torch.device("meta"):
         network = build_module(recipe["model"]["init_args"]["network"])
         assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(876.66e6, rel=0.002)

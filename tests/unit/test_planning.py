@@ -249,7 +249,7 @@ def test_time_limits_are_read_as_slurm_reads_them(time: str, hours: float) -> No
 def test_a_recipe_without_its_mixture_is_planned_and_told_what_it_lacks(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], repository: pathlib.Path
 ):
-    content = yaml.safe_load((repository / "recipes/debug/student.yaml").read_text())
+    content = yaml.safe_load((repository / "recipes/debug/student_depthmap.yaml").read_text())
     del content["data"]["train"], content["data"]["val"]
     (tmp_path / "bare.yaml").write_text(yaml.safe_dump(content))
     assert main(["plan", str(tmp_path / "bare.yaml"), "--gpu", "4090", "--nodes", "1", "--gpus-per-node", "1"]) == 0
@@ -260,7 +260,7 @@ def test_a_recipe_without_its_mixture_is_planned_and_told_what_it_lacks(
 
 
 def test_mistakes_are_sentences(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], repository: pathlib.Path):
-    debug = str(repository / "recipes/debug/student.yaml")
+    debug = str(repository / "recipes/debug/student_depthmap.yaml")
     for arguments, sentence in (
         ([debug, "--gpu", "h2000"], "--gpu h2000: not in the table"),
         ([str(tmp_path / "none.yaml")], "there is no recipe"),

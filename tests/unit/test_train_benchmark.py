@@ -15,7 +15,7 @@ def test_the_training_benchmark_measures_the_debug_recipes(repository: pathlib.P
     main = runpy.run_path(str(repository / "benchmarks/train.py"))["main"]
     file = tmp_path / "rows.json"
     options = ["--debug", "--batches", "1", "--compile", "no", "--steps", "2", "--warm-up", "1", "--json", str(file)]
-    main([*options, "--recipes", str(repository / "recipes/debug/teacher.yaml"), str(repository / "recipes/debug/student.yaml")])
+    main([*options, "--recipes", str(repository / "recipes/debug/teacher.yaml"), str(repository / "recipes/debug/student_depthmap.yaml")])
     rows = json.loads(file.read_text())
     assert [(row["recipe"], row["checkpointing"]) for row in rows] == [
         ("debug/teacher", False),
@@ -34,7 +34,7 @@ def test_the_training_benchmark_measures_the_debug_recipes(repository: pathlib.P
 
 def test_a_step_of_the_benchmark_trains(repository: pathlib.Path) -> None:
     names = runpy.run_path(str(repository / "benchmarks/train.py"))
-    content = yaml.safe_load((repository / "recipes/debug/student.yaml").read_text())
+    content = yaml.safe_load((repository / "recipes/debug/student_depthmap.yaml").read_text())
     step = names["Step"](content["model"]["init_args"], (72, 96), 1, "cpu", torch.float32)
     before = [parameter.detach().clone() for parameter in step.parameters]
     step()
