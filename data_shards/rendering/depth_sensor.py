@@ -99,7 +99,7 @@ def occluded(shift: np.ndarray) -> np.ndarray:
 
 def _odd(pixels: float) -> int:
     """The odd whole number of pixels nearest to a length, at least 1."""
-    return 2 * int(round(max(pixels - 1, 0) / 2)) + 1
+    return 2 * round(max(pixels - 1, 0) / 2) + 1
 
 
 def _deviation(grey: np.ndarray, side: int) -> np.ndarray:
