@@ -216,8 +216,8 @@ class MetricAnythingStudent(nn.Module):
         upsampling: between the decoder's levels and in the head: "bilinear" (DPT) or "transposed" convolutions (the release, Depth Pro).
         head_channels, head_layers: see DPTHead (32 and 4 in the release; 32 and 0 in Depth Pro).
         reassembly: how a feature becomes a level: "dpt", or "doublings" (the release, Depth Pro; not for a scale of 0.5).
-        initial_canonical: where C starts (see ``positive_output``); 0 with "relu" is the release's zeroed bias. Then a third of random heads
-            are 0 at every pixel and have no gradient, so that is for who wants the published start to the letter.
+        initial_canonical: where C starts (see ``positive_output``). 0 with "relu" is the release's zeroed bias; a third of random heads
+            (36 % of 200) are then 0 at every pixel and have no gradient, so it is for who wants the published start to the letter.
 
     Raises:
         ValueError: Deep-to-Deep over an encoder whose features have several strides (ConvNeXt); lists of the wrong length.

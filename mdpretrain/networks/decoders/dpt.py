@@ -168,13 +168,17 @@ class DPTHead(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "B C h w"], size: tuple[int, int], activation: Callable[[Tensor], Tensor] = nn.Identity()
+        self, x: Float[Tensor, "B C h w"], size: tuple[int, int], activation: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "B 1 H W"]:
         """``activation`` of the last convolution's output; "transposed" resizes what it makes, as both releases do."""
         x = self.reduce(x)
         if self.upsample is None:
-            return activation(self.output(F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)))
-        values = activation(self.output(self.upsample(x)))
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+        else:
+            x = self.upsample(x)
+        values = self.output(x)
+        if activation is not None:
+            values = activation(values)
         return values if values.shape[-2:] == size else F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 

@@ -22,6 +22,8 @@ WITHOUT_EFFECT = ("mask_token", "attn.k_bias")  # ends of the names of what is n
 class StoredRotaryEmbedding(RotaryEmbeddingDinoV3):
     """timm's rotary embedding with ``periods`` as part of the state, kept in the precision in which they were stored."""
 
+    periods: torch.Tensor
+
     def __init__(self, computed: RotaryEmbeddingDinoV3) -> None:
         super().__init__(
             computed.dim,
