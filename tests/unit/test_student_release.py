@@ -114,6 +114,8 @@ def test_what_is_exported_is_what_was_imported(released, imported, tmp_path):
             r"'encoder\.patch_encoder\.blocks\.3\.attn\.qkv\.bias_mask' is missing",
         ),
         ({"fov.head.0.weight": torch.zeros(2, 2)}, r"'fov\.head\.0\.weight' is not part of this network"),
+        ({"encoder.patch_encoder.rope_embed.periods": torch.ones(3)}, r"16 channels cannot be heads of 12, as its 3 rotary periods say"),
+        ({"decoder.convs.2.weight": torch.zeros(())}, r"a tensor has no such shape there"),
         ({"head.4.weight": torch.zeros(3, 3, 1, 1)}, r"'head\.4\.weight' has shape \(3, 3, 1, 1\) where \(3, 3, 3, 3\) is needed"),
         (
             {"encoder.patch_encoder.blocks.2.attn.qkv.bias_mask": torch.full((48,), torch.nan)},
@@ -160,6 +162,20 @@ def test_a_student_of_another_form_is_not_exported_as_the_release(imported, tmp_
     small = saved(built(TINY_STUDENT), tmp_path / "small.ckpt")
     assert main(["export", str(small), "--format", "original", "--output", str(tmp_path / "out.pt")]) == 2
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_the_recipes_encoder_starts_from_dinov3s_own_file(released, tmp_path):
+    """``weights``: DINOv3's names are those of the student's backbone; what has no effect stays zero, the periods are timm's."""
+    prefix = "encoder.patch_encoder."
+    dinov3 = {name.removeprefix(prefix): value for name, value in released.items() if name.startswith(prefix)}
+    torch.save(dinov3, tmp_path / "dinov3.pth")
+    config = student_config(released, "the release")["init_args"]["encoder"]
+    encoder = build_module({**config, "init_args": {**config["init_args"], "weights": str(tmp_path / "dinov3.pth")}})
+    own = {name.removeprefix("encoder."): value for name, value in from_release(released).items() if name.startswith("encoder.")}
+    without = ("k_bias", "mask_token", "periods")
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, own[name]) != name.endswith(without[1:]), name
+        assert value.any() != name.endswith(without[:2]), name
 
 
 def test_the_small_twin_of_the_recipe_has_its_form_and_trains_a_step(repository: pathlib.Path):
