@@ -16,7 +16,7 @@ RUN=${RUN:-runs/distillation}
 SCENES=${SCENES:-960}             # rendered scenes the teacher learns from, three views each
 RECORDED_SCENES=${RECORDED_SCENES:-1280}
 HELD_OUT_SCENES=${HELD_OUT_SCENES:-64}
-PROMPT=${PROMPT:-"120 240"}       # points of a sparse prompt: 1 to 2 % of the pixels
+PROMPT=${PROMPT:-"400 1200"}      # points of a sparse prompt: 3 to 10 % of these few pixels
 ABLATIONS=${ABLATIONS:-}          # names of recipes/ablations/NAME.yaml, or all
 WORKERS=${WORKERS:-2}
 FIT_OPTIONS=${FIT_OPTIONS:-}
@@ -48,7 +48,7 @@ mdpretrain fit --config recipes/debug/prior.yaml --run_dir "$RUN/prior" --resume
 
 say "3/7 teacher"
 # shellcheck disable=SC2086
-mdpretrain fit --config recipes/debug/teacher.yaml --config recipes/debug/sensor_prompts.yaml --run_dir "$RUN/teacher" --resume \
+mdpretrain fit --config recipes/debug/teacher_sensor.yaml --run_dir "$RUN/teacher" --resume \
     --data.train "[{path: $RUN/shards/rendered}]" --data.val "[$RUN/shards/val]" \
     --model.prior.init_args.checkpoint "$RUN/prior" $FIT_OPTIONS
 
