@@ -106,7 +106,7 @@ def verdicts(
         rows: of ``runner.evaluate``.
         protocol: whose "all" rows decide.
         agreement: metrics of the student measured against the teacher, if both were there.
-        comparisons: paired differences (``measurements.compared``); their intervals say whether other images could turn the sentence.
+        comparisons: paired differences (``comparison.compared``); their intervals say whether other images could turn the sentence.
     """
     found: list[tuple[bool, str]] = []
     for model, baselines in ((name, BASELINES_OF.get(given, ())) for name, given in inputs.items()):
