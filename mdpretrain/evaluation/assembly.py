@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from data_shards.mixture import MixtureSource
 from data_shards.storage.address import ShardPath
 from mdpretrain.data.crops import Cut
 from mdpretrain.data.evaluation_stream import evaluation_loader
@@ -51,6 +52,7 @@ class EvaluationRequest:
     compare_all: bool = False
     prior: str | None = None
     training_shards: list[ShardPath] = dataclasses.field(default_factory=list)
+    training_sidecars: list[ShardPath] = dataclasses.field(default_factory=list)
     prompt: PromptOptions | None = None
     prompt_protocols: list[str] = dataclasses.field(default_factory=list)
     count_prompt_pixels: bool = False
@@ -76,6 +78,11 @@ class EvaluationRequest:
             ValueError: an unknown protocol, no size or two, prompts both described and named by a protocol, or an option that has no
                 effect beside the others.
         """
+        if self.training_sidecars and len(self.training_sidecars) != len(self.training_shards):
+            raise ValueError(
+                f"--training-sidecars names {len(self.training_sidecars)} folders and --training-shards {len(self.training_shards)}; "
+                "give the labels of each folder of shards, in the same order"
+            )
         if self.image_size is not None and self.long_side is not None:
             raise ValueError("--image-size and --long-side both say what is seen; give one of them")
         size_given = self.image_size is not None or self.long_side is not None
@@ -244,11 +251,13 @@ def _medians(request: EvaluationRequest, one: Pass, facts: model_table.Facts) ->
     """The median depth maps at the pass's size and cut; whole images have sizes of their own, which a map cannot have."""
     if not request.training_shards:
         return {}
+    folders: list[ShardPath | MixtureSource] = list(request.training_shards)
+    if request.training_sidecars:
+        joined = zip(request.training_shards, request.training_sidecars, strict=True)
+        folders = [MixtureSource(str(shards), sidecars=[str(sidecars)]) for shards, sidecars in joined]
     if one.frames.image_size is None:
         raise ValueError("--training-shards: the median-depth baselines need images of one size; leave it out, or give --image-size")
-    loader = evaluation_loader(
-        request.training_shards, one.frames.image_size, request.batch_size, num_workers=request.num_workers, cut=one.cut
-    )
+    loader = evaluation_loader(folders, one.frames.image_size, request.batch_size, num_workers=request.num_workers, cut=one.cut)
     return model_table.median_models(loader, request.device, facts, request.progress)
 
 

@@ -169,12 +169,10 @@ def fit_medians(
             for b in range(len(batch)):
                 table.scatter_add_(0, bins[b], valid[b].to(torch.int32))
             samples[form] += int(valid.flatten(1).any(dim=1).sum())
-    for form in forms:
-        if not samples[form]:
-            raise ValueError(
-                f"median_depth ({form}): the training shards hold no sample with metric depth{' and a camera' * (form == 'canonical')}"
-            )
-    return {form: MedianDepth(_median_of(histogram, counts[form]), form, samples[form]) for form in forms}
+    if not any(samples.values()):
+        cameras = " and a camera" * (forms == ("canonical",))
+        raise ValueError(f"median_depth ({', '.join(forms)}): the training shards hold no sample with metric depth{cameras}")
+    return {form: MedianDepth(_median_of(histogram, counts[form]), form, samples[form]) for form in forms if samples[form]}
 
 
 def camera_factor(batch: DepthBatch) -> Float[Tensor, " B"]:

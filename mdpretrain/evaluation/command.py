@@ -53,6 +53,8 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seen-patterns", nargs="+", help="kinds of prompt the teacher was trained on (else from its run's config.yaml)")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images; 0 for no intervals")
     parser.add_argument("--training-shards", type=path_or_address, nargs="+", default=[], help="for the median-depth baseline")
+    sidecars = "labels of the training shards, folder by folder: the median is theirs"
+    parser.add_argument("--training-sidecars", type=path_or_address, nargs="+", default=[], help=sidecars)
     parser.add_argument("--protocol", nargs="+", help=f"default metric_default; {', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
     parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
     parser.add_argument("--include", nargs="+", help="glob patterns of keys or groups; all samples when left out")
@@ -92,6 +94,7 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         compare_all=options.compare_all,
         prior=options.prior,
         training_shards=options.training_shards,
+        training_sidecars=options.training_sidecars,
         prompt=chosen_prompt(options.prompt_count, options.prompt),
         prompt_protocols=options.prompt_protocol,
         count_prompt_pixels=options.count_prompt_pixels,

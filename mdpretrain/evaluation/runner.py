@@ -78,9 +78,9 @@ def run_models(
         with torch.no_grad():
             predictions = {name: _as_prediction(name, model(batch), batch) for name, model in models.items()}
             _measure_batch(batch, predictions, records, stored, image_observer)
+            if observer is not None:
+                observer(batch, {name: p.values for name, p in predictions.items() if p.space == DepthSpace.METRIC})
         samples += len(batch)
-        if observer is not None:
-            observer(batch, {name: p.values for name, p in predictions.items() if p.space == DepthSpace.METRIC})
         if skipped := sum(sum(record.skipped.values()) for record in records):
             bar.set_postfix(skipped=skipped)
     if not samples:

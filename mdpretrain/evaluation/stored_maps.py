@@ -2,7 +2,7 @@
 
 ``--compare NAME=labels:FOLDER`` takes what ``mdpretrain label`` wrote (sidecars or whole shards), ``NAME=shards:FOLDER`` any other shards.
 A stored map answers where it has depth: what is not in the folder, is a stand-in without depth, has no metres or is along the rays of an
-unknown camera is NaN, which the runner counts as unanswered.
+unknown camera is NaN, which the runner counts as unanswered. A canonical label has metres where the evaluated image has a camera.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_shards.samples import members_to_depth, meta_from_bytes
-from data_shards.schema import DepthType, LabelKind, SampleMeta
+from data_shards.schema import Camera, DepthType, LabelKind, SampleMeta
 from data_shards.storage.address import ShardPath
 from mdpretrain.data.pipeline import SamplePipeline
 from mdpretrain.data.resample import ray_to_z, sample_depth
@@ -79,12 +79,10 @@ class StoredMaps:
         if key not in self.maps.places:
             return None
         meta, depth = members_to_depth(key, self.maps.members(key, ["depth", "meta"]))
-        self._check(meta, meta_from_bytes(key, self.evaluated.members(key, ["meta"])), stand_in=depth is None)
-        if depth is None or not meta.metric or (meta.depth_type == DepthType.RAY and meta.camera is None):
-            return None
-        if meta.depth_type == DepthType.RAY and meta.camera is not None:
-            depth = ray_to_z(depth, meta.camera, meta.image_size)
-        return sample_depth(depth, view_of.fixed_view(meta.image_size), meta.image_size)
+        evaluated = meta_from_bytes(key, self.evaluated.members(key, ["meta"]))
+        self._check(meta, evaluated, stand_in=depth is None)
+        depth_m = None if depth is None else z_depth_m(meta, depth, evaluated.camera)
+        return None if depth_m is None else sample_depth(depth_m, view_of.fixed_view(meta.image_size), meta.image_size)
 
     def _check(self, meta: SampleMeta, evaluated: SampleMeta, stand_in: bool) -> None:
         if meta.image_size != evaluated.image_size:
@@ -94,6 +92,23 @@ class StoredMaps:
             raise ValueError(
                 f"--compare {self.name}: the depth of {meta.key} is {meta.label_kind.value} and no pseudo-label; write {SHARDS}FOLDER for it"
             )
+
+
+def z_depth_m(meta: SampleMeta, depth: Float[np.ndarray, "H W"], camera: Camera | None) -> Float[np.ndarray, "H W"] | None:
+    """A stored map as z-depth in metres, or None where it has none.
+
+    Args:
+        meta: the map's own.
+        depth: the map, of the type and unit that ``meta`` says.
+        camera: of the evaluated image; a canonical map (depth in units of f_px / W) has metres by it.
+    """
+    if meta.canonical:
+        return None if camera is None else depth * np.float32(camera.fx / meta.image_size[0])
+    if not meta.metric:
+        return None
+    if meta.depth_type == DepthType.Z:
+        return depth
+    return None if meta.camera is None else ray_to_z(depth, meta.camera, meta.image_size)
 
 
 class StoredModel:
