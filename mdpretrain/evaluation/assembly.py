@@ -176,7 +176,9 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
             facts.append(
                 ("unreadable", f"{bad} samples of the shards could not be read and are in no figure{f' of {one.title}' * bool(one.title)}")
             )
-    curves = robustness.run(axes, models, passes[0], request.device, resampling, request.seen_patterns, request.progress, contestants.prompted)
+    curves = robustness.run(
+        axes, models, passes[0], request.device, resampling, request.seen_patterns, request.progress, contestants.prompted
+    )
     facts.append(
         ("intervals", f"95 %, percentile bootstrap over the images of each source, {request.resamples} resamples, seed {request.seed}")
     )

@@ -35,7 +35,9 @@ def parse_compared(texts: list[str]) -> Compared:
     for name, parts in found.items():
         kinds = {next((prefix for prefix in (LABELS, SHARDS) if part.startswith(prefix)), "") for part in parts}
         if len(parts) > 1 and (len(kinds) > 1 or "" in kinds):
-            raise ValueError(f"--compare {name}=...: given {len(parts)} times; only folders of one kind ({LABELS} or {SHARDS}) join under one name")
+            raise ValueError(
+                f"--compare {name}=...: given {len(parts)} times; only folders of one kind ({LABELS} or {SHARDS}) join under one name"
+            )
     return found
 
 

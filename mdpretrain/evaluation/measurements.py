@@ -46,9 +46,7 @@ class ProtocolRecord:
         """Count an image without ground truth that counts."""
         self.skipped[source, kind] = self.skipped.get((source, kind), 0) + 1
 
-    def add(
-        self, source: str, kind: str, rows: dict[str, np.ndarray], key: str = "", coverage: dict[str, float] | None = None
-    ) -> None:
+    def add(self, source: str, kind: str, rows: dict[str, np.ndarray], key: str = "", coverage: dict[str, float] | None = None) -> None:
         """Count a measured image: one row a model, and the same models and stored maps for every image."""
         self.sources.append(source)
         self.kinds.append(kind)

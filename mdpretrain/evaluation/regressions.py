@@ -82,4 +82,3 @@ class RegressionCollector:
     def drawn(self, reference: str, model: str, protocol: str) -> list[Regression]:
         """Those whose maps are kept."""
         return self._kept.get((reference, model, protocol), [])[:DRAWN]
-

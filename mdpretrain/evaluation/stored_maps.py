@@ -36,7 +36,9 @@ class KeyedFolders:
         for number, folder in enumerate(self.folders):
             for index, key in enumerate(folder.keys()):
                 if key in self.places:
-                    raise ValueError(f"{what}: the key {key!r} is there twice, in {self.folders[self.places[key][0]].path} and {folder.path}")
+                    raise ValueError(
+                        f"{what}: the key {key!r} is there twice, in {self.folders[self.places[key][0]].path} and {folder.path}"
+                    )
                 self.places[key] = number, index
 
     def members(self, key: str, only: list[str]) -> dict[str, bytes]:
