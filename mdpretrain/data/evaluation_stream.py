@@ -88,9 +88,8 @@ def evaluation_loader(
     ]
     items = _list_items(opened, include)
     if not items:
-        raise ValueError(
-            f"no sample in {', '.join(str(folder.path) for folder in opened) or 'an empty list of folders'} matches {list(include or ['*'])}"
-        )
+        named = ", ".join(str(folder.path) for folder in opened) or "an empty list of folders"
+        raise ValueError(f"no sample in {named} matches {list(include or ['*'])}")
     pipeline = SamplePipeline(image_size, None, prompt, seed, long_side, multiple, cut)
     own = list(enumerate(items))[rank::world_size]
     largest_share = -(-len(items) // world_size)

@@ -185,12 +185,13 @@ class SamplePipeline:
         self, sample: Sample, depth: np.ndarray, crop: tuple[float, float] | None, rng: np.random.Generator
     ) -> tuple[View, np.ndarray]:
         """The view and the depth map seen in it; ``crop`` stands in for the augmentation's own range."""
-        size, options = sample.meta.image_size, None if self.image_size is None else self.augmentation
-        for _ in range(0 if options is None else CROP_ATTEMPTS):
-            view = random_view(size, self.image_size, crop or options.crop, options.stretch, options.flip, rng)  # type: ignore[union-attr]
-            seen = sample_depth(depth, view, size)
-            if np.isfinite(seen).any():
-                return view, seen
+        size, options = sample.meta.image_size, self.augmentation
+        if options is not None and self.image_size is not None:
+            for _ in range(CROP_ATTEMPTS):
+                view = random_view(size, self.image_size, crop or options.crop, options.stretch, options.flip, rng)
+                seen = sample_depth(depth, view, size)
+                if np.isfinite(seen).any():
+                    return view, seen
         view = self.fixed_view(size)
         return view, sample_depth(depth, view, size)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
 
 from data_shards.storage.address import ShardPath, shard_path
 from mdpretrain.data.pipeline import SamplePipeline
@@ -86,7 +85,7 @@ def open_stored(compared: Mapping[str, list[str]], shards: list[ShardPath], fact
     evaluated = KeyedFolders(shards, "--shards with stored depth to compare")
     found = {}
     for name, parts in wanted.items():
-        prefix: Literal["labels:", "shards:"] = LABELS if parts[0].startswith(LABELS) else SHARDS
+        prefix = LABELS if parts[0].startswith(LABELS) else SHARDS
         folders = [shard_path(part.removeprefix(prefix)) for part in parts]
         found[name] = StoredMaps(name, folders, evaluated, labels=prefix == LABELS)
         what = "pseudo-labels" if prefix == LABELS else "depth"

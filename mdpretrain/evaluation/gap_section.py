@@ -51,13 +51,14 @@ def verdict(gap: Gap, comparison: dict[str, Any] | None = None) -> str:
     side = {"fails": "above", "holds": "below", "open": "above" if mean["gap"] > 0 else "below"}[verdict_class(gap)]
     told = "" if verdict_class(gap) != "open" else ", which these images do not tell from zero,"
     better = "" if comparison is None else _share(", and better in {} of the images", comparison["better_share"]["abs_rel"])
+    other = _lower(possessive(reference))
     sentence = (
-        f"{possessive(model)} AbsRel {mean['model_abs_rel']:.4f} is {amount} {side}{told} {_lower(possessive(reference))} "
-        f"{mean['reference_abs_rel']:.4f}{better}. Its depth is {mean['agreement_abs_rel']:.4f} (AbsRel) from {_lower(possessive(reference))}"
+        f"{possessive(model)} AbsRel {mean['model_abs_rel']:.4f} is {amount} {side}{told} {other} {mean['reference_abs_rel']:.4f}{better}. "
+        f"Its depth is {mean['agreement_abs_rel']:.4f} (AbsRel) from {other}"
     )
     if mean["explained"] is None:
         return sentence + "."
-    return sentence + f", and {mean['explained']:.0%} of its squared log error is explained by {_lower(possessive(reference))} error."
+    return sentence + f", and {mean['explained']:.0%} of its squared log error is explained by {other} error."
 
 
 def verdict_class(gap: Gap) -> str:

@@ -91,9 +91,8 @@ class StoredMaps:
             sizes = [f"{width} x {height}" for width, height in (meta.image_size, evaluated.image_size)]
             raise ValueError(f"--compare {self.name}: {meta.key} is of an image of {sizes[0]} pixels, the evaluated one has {sizes[1]}")
         if self.labels and not stand_in and meta.label_kind != LabelKind.PSEUDO:
-            raise ValueError(
-                f"--compare {self.name}: the depth of {meta.key} is {meta.label_kind.value} and no pseudo-label; write {SHARDS}FOLDER for it"
-            )
+            kind = meta.label_kind.value
+            raise ValueError(f"--compare {self.name}: the depth of {meta.key} is {kind} and no pseudo-label; write {SHARDS}FOLDER for it")
 
 
 def z_depth_m(meta: SampleMeta, depth: Float[np.ndarray, "H W"], camera: Camera | None) -> Float[np.ndarray, "H W"] | None:
