@@ -44,16 +44,15 @@ def verdict(gap: Gap, comparison: dict[str, Any] | None = None) -> str:
         comparison: the pair's of ``comparison.compared``, for the share of images.
     """
     mean, model, reference = gap["sources"][ALL], gap["model"], gap["reference"]
-    interval = mean["interval_95"]["gap"]
-    amount = f"{abs(mean['gap']):.4f}"
+    interval, side = mean["interval_95"]["gap"], "above" if mean["gap"] > 0 else "below"
+    amount = f"by {abs(mean['gap']):.4f}"
     if interval is not None:
-        amount += f" (95 %: {interval[0]:+.4f} to {interval[1]:+.4f})"
-    side = {"fails": "above", "holds": "below", "open": "above" if mean["gap"] > 0 else "below"}[verdict_class(gap)]
-    told = "" if verdict_class(gap) != "open" else ", which these images do not tell from zero,"
-    better = "" if comparison is None else _share(", and better in {} of the images", comparison["better_share"]["abs_rel"])
+        low, high = interval if mean["gap"] > 0 else (-interval[1], -interval[0])
+        amount += f" (95 %: {low:.4f} to {high:.4f}{', which does not exclude zero' * (verdict_class(gap) == 'open')})"
+    better = "" if comparison is None else _share("; it is better in {} of the images", comparison["better_share"]["abs_rel"])
     other = _lower(possessive(reference))
     sentence = (
-        f"{possessive(model)} AbsRel {mean['model_abs_rel']:.4f} is {amount} {side}{told} {other} {mean['reference_abs_rel']:.4f}{better}. "
+        f"{possessive(model)} AbsRel {mean['model_abs_rel']:.4f} is {side} {other} {mean['reference_abs_rel']:.4f} {amount}{better}. "
         f"Its depth is {mean['agreement_abs_rel']:.4f} (AbsRel) from {other}"
     )
     if mean["explained"] is None:

@@ -85,7 +85,7 @@ def difference_bar(reference: str, model: str) -> str:
     limit = colour.ERROR_LIMIT
     marks = [(0.0, f"−{100 * limit:.0f}%"), (0.5, "0"), (1.0, f"+{100 * limit:.0f}%")]
     ticks = "".join(f'<span style="left:{100 * place:.0f}%">{text}</span>' for place, text in marks)
-    caption = f"difference of relative errors: blue, {model} is better; red, {reference} is better"
+    caption = f"relative error of {model} − of {reference}; blue: {model} is better"
     return _bar(caption, colour.difference_gradient(), ticks)
 
 

@@ -122,7 +122,7 @@ def _protocol_section(content: ReportContent, protocol: Protocol) -> str:
     heading = f"<h3><code>{escape(protocol.name)}</code></h3><p>{escape(protocol.describe())}</p>"
     overall = "<h4>Mean over sources</h4>" + tables.overall_table(content.rows, protocol.name, content.inputs)
     each = "".join(
-        f"<h4>{escape(METRICS[name].symbol)} per source</h4>" + tables.source_table(content.rows, protocol.name, name, content.inputs)
+        f"<div><h4>{escape(METRICS[name].symbol)} per source</h4>{tables.source_table(content.rows, protocol.name, name, content.inputs)}</div>"
         for name in tables.SOURCE_TABLE_METRICS
     )
     kinds = "".join(
@@ -130,7 +130,7 @@ def _protocol_section(content: ReportContent, protocol: Protocol) -> str:
         for name in tables.KIND_TABLE_METRICS
         if (table := tables.kind_table(content.kind_rows, protocol.name, name, content.inputs))
     )
-    return heading + overall + each + kinds
+    return f'{heading}{overall}<div class="beside">{each}</div>{kinds}'
 
 
 def _robustness_section(points: list[dict[str, Any]]) -> str:

@@ -133,7 +133,7 @@ def verdicts(
 
 def possessive(model: str) -> str:
     """ "The teacher's", or a name of the user's own with its apostrophe."""
-    return f"{'The ' * (model in DEFAULT_INPUTS)}{model}'s"
+    return f"{'The ' * (model in DEFAULT_INPUTS)}{model}'{'s' * (not model.endswith('s'))}"
 
 
 def _paired(model: str, best: Row, comparisons: list[dict[str, Any]]) -> str:

@@ -279,12 +279,14 @@ def gap_of(low, high, gap=0.05):
 def test_the_verdict_says_what_the_numbers_say():
     shares = {"better_share": {"abs_rel": 0.25}}
     said = verdict(gap_of(0.01, 0.09), shares)
-    assert said.startswith("The student's AbsRel 0.1500 is 0.0500 (95 %: +0.0100 to +0.0900) above the teacher's 0.1000")
-    assert "better in 25% of the images" in said and "0.0700 (AbsRel) from the teacher's" in said and "30% of its squared log error" in said
+    assert said.startswith(
+        "The student's AbsRel 0.1500 is above the teacher's 0.1000 by 0.0500 (95 %: 0.0100 to 0.0900); it is better in 25%"
+    )
+    assert "0.0700 (AbsRel) from the teacher's" in said and "30% of its squared log error is explained by the teacher's error" in said
     assert verdict_class(gap_of(0.01, 0.09)) == "fails" and verdict_class(gap_of(-0.09, -0.01, -0.05)) == "holds"
-    assert " below the teacher's" in verdict(gap_of(-0.09, -0.01, -0.05))
+    assert "is below the teacher's 0.1000 by 0.0500 (95 %: 0.0100 to 0.0900)" in verdict(gap_of(-0.09, -0.01, -0.05))
     open_ = gap_of(-0.01, 0.09)
-    assert verdict_class(open_) == "open" and "do not tell from zero" in verdict(open_)
+    assert verdict_class(open_) == "open" and "(95 %: -0.0100 to 0.0900, which does not exclude zero)" in verdict(open_)
     page = comparison_section([gap_of(0.01, 0.09)], [], [])
     assert page.count("<tr>") == 3 and "a_<wbr>b" in page and comparison_section([], [], []) == ""
 
