@@ -11,7 +11,7 @@ import torch
 from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
-from mdpretrain.evaluation.contestants import parse_compared
+from mdpretrain.evaluation.contestants import is_stored, parse_compared
 from mdpretrain.evaluation.passes import read_prompt_options
 from mdpretrain.evaluation.prediction_files import write_prediction
 from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS
@@ -82,6 +82,8 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
     Raises:
         ValueError: what ``chosen_prompt``, ``parse_runs`` and ``parse_compared`` refuse.
     """
+    compared = parse_compared(options.compare)
+    networks = [pathlib.Path(parts[0]) for parts in compared.values() if not is_stored(parts)]
     return EvaluationRequest(
         shards=options.shards,
         output=options.output,
@@ -90,7 +92,7 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         multiple=options.multiple,
         teacher=options.teacher,
         student=options.student,
-        compared=parse_compared(options.compare),
+        compared=compared,
         compare_all=options.compare_all,
         prior=options.prior,
         training_shards=options.training_shards,
@@ -100,7 +102,7 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         count_prompt_pixels=options.count_prompt_pixels,
         protocols=options.protocol,
         robustness=options.robustness,
-        seen_patterns=options.seen_patterns or trained_patterns(options.teacher),
+        seen_patterns=options.seen_patterns or patterns_of_all([options.teacher, *networks]),
         resamples=options.resamples,
         runs=parse_runs(options.run),
         include=options.include,
@@ -167,6 +169,12 @@ def trained_patterns(teacher: pathlib.Path | None) -> list[str] | None:
         return None
     drawn = ["uniform"] if prompt.weights is None else [name for name, weight in prompt.weights.items() if weight > 0]
     return [*drawn, *(["low_resolution"] if prompt.stored and "low_resolution" not in drawn else [])]
+
+
+def patterns_of_all(networks: list[pathlib.Path | None]) -> list[str] | None:
+    """The kinds of prompt that the prompted network was trained on; None where that is not known, or differs between several."""
+    found = {tuple(patterns) for network in networks if (patterns := trained_patterns(network)) is not None}
+    return list(found.pop()) if len(found) == 1 else None
 
 
 def choose_device(name: str) -> str:

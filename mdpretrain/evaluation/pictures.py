@@ -14,6 +14,7 @@ from mdpretrain.evaluation import colour
 from mdpretrain.evaluation.panels import NETWORKS, ShownSample
 from mdpretrain.evaluation.point_cloud import viewer_data
 
+LARGEST_PAIR_PX = 640  # longest side of a compared pair's pictures, of which a page may have many
 SHOWN_BASELINES = ("linear", "pdsa")  # beside the networks these are drawn; all are in the tables
 
 
@@ -59,10 +60,16 @@ def pair_html(sample: ShownSample, reference: str, model: str, title: str) -> st
     scale = colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
     depths = [sample.predictions_m[name] for name in (reference, model)]
     worse = colour.colour_error_difference(depths[1], depths[0], sample.truth_m, sample.valid)
-    cells = [_cell("image", picture_uri(sample.image, "jpg"))]
-    cells.append(_cell("ground truth where it counts", picture_uri(scale.colour(np.where(sample.valid, sample.truth_m, np.nan)))))
-    cells += [_cell(name, picture_uri(scale.colour(depth))) for name, depth in zip((reference, model), depths, strict=True)]
-    cells.append(_cell(f"error of {model} minus error of {reference}", picture_uri(worse)))
+    pictures = {
+        "ground truth where it counts": scale.colour(np.where(sample.valid, sample.truth_m, np.nan)),
+        reference: scale.colour(depths[0]),
+        model: scale.colour(depths[1]),
+        f"error of {model} minus error of {reference}": worse,
+    }
+    step = -(-max(sample.image.shape[:2]) // LARGEST_PAIR_PX)
+    small = np.ascontiguousarray(sample.image[::step, ::step])
+    cells = [_cell("image", picture_uri(small, "jpg"))]
+    cells += [_cell(name, picture_uri(np.ascontiguousarray(picture[::step, ::step]))) for name, picture in pictures.items()]
     bars = depth_bar(scale) + difference_bar(reference, model)
     return f'<section class="sample"><h3>{title}</h3><div class="bars">{bars}</div><div class="cells five">{"".join(cells)}</div></section>'
 

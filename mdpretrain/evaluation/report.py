@@ -122,8 +122,9 @@ def _protocol_section(content: ReportContent, protocol: Protocol) -> str:
     heading = f"<h3><code>{escape(protocol.name)}</code></h3><p>{escape(protocol.describe())}</p>"
     overall = "<h4>Mean over sources</h4>" + tables.overall_table(content.rows, protocol.name, content.inputs)
     each = "".join(
-        f"<div><h4>{escape(METRICS[name].symbol)} per source</h4>{tables.source_table(content.rows, protocol.name, name, content.inputs)}</div>"
+        f"<div><h4>{escape(METRICS[name].symbol)} per source</h4>{table}</div>"
         for name in tables.SOURCE_TABLE_METRICS
+        if (table := tables.source_table(content.rows, protocol.name, name, content.inputs))
     )
     kinds = "".join(
         f"<h4>{escape(METRICS[name].symbol)} per kind of prompt, mean over sources</h4>" + table

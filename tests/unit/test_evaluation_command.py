@@ -200,6 +200,10 @@ def test_trained_patterns_are_read_from_the_run(tmp_path):
     assert command.trained_patterns(tmp_path) == ["uniform"]
     (tmp_path / "config.yaml").write_text("data: {prompt: {count: [4, 9], weights: {lidar: 1, radar: 0, grid: 2}}}")
     assert sorted(command.trained_patterns(tmp_path)) == ["grid", "lidar"]
+    assert command.patterns_of_all([None, tmp_path, tmp_path / "nowhere"]) == ["lidar", "grid"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("data: {prompt: {count: [4, 9]}}")
+    assert command.patterns_of_all([tmp_path, tmp_path / "other"]) is None  # one mark cannot be true of both
 
 
 def test_a_second_evaluation_gives_the_same_numbers(shards):
