@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Coordinates that are worked on at once: the float64 tables of a chunk stay near 300 MB.
-_CHUNK_COORDINATES = 1 << 20
+# Coordinates that are worked on at once: float64 tables near 1 GB on a GPU, near the cache's size on a CPU.
+_CHUNK_COORDINATES = {"cuda": 1 << 22, "cpu": 1 << 16}
 
 
 class ScaleFit(NamedTuple):
@@ -86,8 +86,9 @@ def _align_anchored(points: Tensor, target: Tensor, weight: Tensor, axes: Tensor
     points, target = (torch.where(there[..., None], value, 0.0) for value in (points, target))
     weight = torch.where(there, weight, 0.0)
     rows = torch.arange(problems * count, device=points.device)  # one row per problem and anchor
+    chunk_rows = max(1, _CHUNK_COORDINATES.get(points.device.type, 1 << 20) // (3 * count))
     scales, objectives = [], []
-    for chunk in rows.split(max(1, _CHUNK_COORDINATES // (3 * count))):
+    for chunk in rows.split(chunk_rows):
         problem, anchor = chunk // count, chunk % count
         x = points[problem] - (points[problem, anchor] * axes)[:, None, :]
         y = target[problem] - (target[problem, anchor] * axes)[:, None, :]

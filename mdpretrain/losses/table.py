@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,14 +22,7 @@ NON_METRIC_ROW = "non_metric"
 LEAST_PROMPT_RANGE = 0.05
 
 
-class _Named(Protocol):
-    """What a table's rows may list."""
-
-    @property
-    def name(self) -> str: ...
-
-
-Record = TypeVar("Record", bound=_Named)
+Record = TypeVar("Record")  # what a row's entry names: a LossRecord, or a term of another table
 
 
 @dataclasses.dataclass
@@ -179,7 +172,7 @@ def parse_rows(terms: dict[str, list[dict[str, Any]]], check: Callable[[str, dic
     for index, row in enumerate(rows):
         for entry in terms.get(row, []):
             term = _parse_entry(entry, f"loss table, row {row!r}", check)
-            identity = term.record.name + json.dumps(term.options, sort_keys=True)
+            identity = term.label + json.dumps(term.options, sort_keys=True)
             merged.setdefault(identity, term).weights[index] += float(entry.get("weight", 1.0))
     return _label(list(merged.values()))
 
@@ -199,7 +192,8 @@ def _label(terms: list[Term[Record]]) -> list[Term[Record]]:
     """Number the labels where one loss stands in the table with several sets of options."""
     seen: dict[str, int] = {}
     for term in terms:
-        seen[term.record.name] = seen.get(term.record.name, 0) + 1
-        if seen[term.record.name] > 1:
-            term.label = f"{term.record.name}_{seen[term.record.name]}"
+        name = term.label
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            term.label = f"{name}_{seen[name]}"
     return terms
