@@ -129,8 +129,8 @@ def _best_rung(problem: _Problem, floor: Tensor) -> tuple[Tensor, Tensor]:
     """
     best = torch.maximum(torch.zeros_like(floor), floor)
     error = problem.error(best)
-    for clearance in torch.logspace(-3, 3, _LADDER, dtype=torch.float64).tolist():
-        rung = floor + clearance
+    for index in range(_LADDER):
+        rung = floor + 10.0 ** (6 * index / (_LADDER - 1) - 3)
         rung_error = problem.error(rung)
         better = rung_error < 0.9 * error - 1e-12 * problem.offsets
         best, error = torch.where(better, rung, best), torch.where(better, rung_error, error)
