@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdpretrain.export import names
+from mdpretrain.export.student import export_student
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
 from mdpretrain.networks.loading import restore_module
+from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
 
 Format = Literal["transformers", "original"]
@@ -27,7 +29,7 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
 
     Args:
         checkpoint: a checkpoint file or a run folder.
-        output: a folder ("transformers") or a .ckpt file ("original") that is not there yet.
+        output: a folder ("transformers") or a file ("original": .ckpt of PromptDA, .pt of MetricAnything's student) that is not there yet.
         form: see the module.
         ema: the averaged weights in place of the trained ones.
 
@@ -39,7 +41,10 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
     content = load_checkpoint(path)
     if ema:
         content = with_averaged_weights(content, path)
-    network = _expressible(restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}"), path)
+    module = restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}")
+    if form == "original" and isinstance(module, MetricAnythingStudent):
+        return export_student(module, output, path)
+    network = _expressible(module, path)
     own = names.widened_projections(network.state_dict())
     if form == "original":
         if output.suffix != ".ckpt":
