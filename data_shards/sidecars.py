@@ -6,15 +6,19 @@ rewritten, and a sidecar can be made, replaced or left out by itself.
 
 Joining replaces or adds the sidecar's fields. The sidecar's meta.json says how its depth maps are encoded; where it brings
 ``depth`` itself (a pseudo-label), it also says what kind of label that is.
+
+A sample to which a sidecar has nothing to add has a *stand-in* there, its meta alone. Where the sidecar is one of labels (any of its
+samples has ``depth``), such a sample has no label, and a mixture's row leaves it out (``data_shards.mixture``).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from data_shards.index import ShardIndex
-from data_shards.samples import META_SUFFIX, OPTIONAL_FIELDS, sample_to_members
+from data_shards.samples import MASK_FIELDS, META_SUFFIX, OPTIONAL_FIELDS, check_maps, maps_to_members
 from data_shards.schema import DEPTH_FIELDS, Sample
 from data_shards.storage.address import ShardPath
 
@@ -22,8 +26,10 @@ from data_shards.storage.address import ShardPath
 LABEL_FIELDS = ("label_kind", "depth_type", "metric", "teacher", "quality")
 
 
-def sidecar_members(sample: Sample, fields: Collection[str], container: str = "pco") -> dict[str, bytes]:
+def sidecar_members(sample: Sample, fields: Collection[str], container: str = "pco", quantisation: str | None = None) -> dict[str, bytes]:
     """The members of a sidecar for ``sample``: the given fields and the meta; ``write_shard`` takes them as (key, members).
+
+    The image is neither written nor looked at. ``container`` and ``quantisation``: see ``samples.sample_to_members``.
 
     Raises:
         ValueError: a field that cannot stand in a sidecar or that the sample does not have, or an unusable sample.
@@ -32,12 +38,12 @@ def sidecar_members(sample: Sample, fields: Collection[str], container: str = "p
         raise ValueError(f"{sample.meta.key}: a sidecar cannot hold {wrong[0]!r}; it can hold {['depth', *OPTIONAL_FIELDS]}")
     if absent := sorted(name for name in fields if getattr(sample, name) is None):
         raise ValueError(f"{sample.meta.key}: the sample has no {absent[0]} for its sidecar")
-    members = sample_to_members(sample, container)
-    return {suffix: data for suffix, data in members.items() if suffix.split(".")[0] in {*fields, "meta"}}
+    check_maps(sample)
+    return maps_to_members(sample, fields, container, quantisation)
 
 
 def join_members(key: str, members: dict[str, bytes], extra: dict[str, bytes]) -> dict[str, bytes]:
-    """A sample's members with those of its sidecar.
+    """A sample's members with those of its sidecar; a label takes the place of what stands in for the old depth: see ``_left_behind``.
 
     Raises:
         ValueError: the sidecar brings an image, or its meta is damaged or tells of another key or image size.
@@ -49,15 +55,29 @@ def join_members(key: str, members: dict[str, bytes], extra: dict[str, bytes]) -
         brought = {suffix.split(".")[0] for suffix in extra} - {"meta"}
         if "image" in brought:
             raise ValueError("a sidecar holds labels, not images")
-        encodings = {name: own for name, own in meta.get("encodings", {}).items() if name not in brought}
+        left = _left_behind(meta, other) - brought if "depth" in brought else set()
+        if "depth" not in brought and brought & set(DEPTH_FIELDS) and other["depth_type"] != meta["depth_type"]:
+            raise ValueError(f"its maps are of depth type {other['depth_type']}, the sample's of {meta['depth_type']}")
+        encodings = {name: own for name, own in meta.get("encodings", {}).items() if name not in brought | left}
         encodings |= {name: other["encodings"][name] for name in brought & set(DEPTH_FIELDS)}
         if "depth" in brought:
             meta |= {name: other[name] for name in LABEL_FIELDS if name in other}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: its sidecar does not fit ({error!r})") from error
-    kept = {suffix: data for suffix, data in members.items() if suffix.split(".")[0] not in brought}
+    kept = {suffix: data for suffix, data in members.items() if suffix.split(".")[0] not in brought | left}
     joined = kept | {suffix: data for suffix, data in extra.items() if suffix != META_SUFFIX}
     return joined | {META_SUFFIX: json.dumps(meta | {"encodings": encodings}, sort_keys=True).encode()}
+
+
+def _left_behind(meta: dict[str, Any], label: dict[str, Any]) -> set[str]:
+    """Fields of a sample that say nothing beside a label from elsewhere: masks of the old depth (a label's sky is infinitely far), and
+    maps of another depth type or unit than the label's, since a sample's meta has one of each."""
+    left = set(MASK_FIELDS)
+    if meta["depth_type"] != label["depth_type"]:
+        return left | {"prior", "prompt", "depth_edge"}
+    if any(meta.get(name, False) != label.get(name, False) for name in ("metric", "canonical")):
+        left |= {"prompt", "depth_edge"}
+    return left
 
 
 def check_shards(
