@@ -272,7 +272,7 @@ def test_what_belongs_to_the_old_depth_does_not_stay_beside_a_label(shards: Path
     masks = {"sky": np.zeros((HEIGHT, WIDTH), bool), "confidence": np.ones((HEIGHT, WIDTH), np.float32)}
     for name, left, changes in (
         ("z", {"prior", "prompt", "depth_edge"}, {}),
-        ("scaled", {"prior"}, {"metric": False}),
+        ("scaled", {"prior", "prompt"}, {"metric": False}),
         ("ray", set(), {"depth_type": DepthType.RAY}),
     ):
         (shards / name).mkdir()
