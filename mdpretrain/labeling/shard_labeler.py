@@ -130,9 +130,7 @@ class ShardLabeler(abc.ABC, Generic[ReadT]):
 class _Stages(Generic[ReadT]):
     """One run over some shards: reading ahead, the network, writing behind."""
 
-    def __init__(
-        self, labeler: ShardLabeler[ReadT], folder: LabelFolder, source: SourceShards, advance: Callable[[int], Any]
-    ) -> None:
+    def __init__(self, labeler: ShardLabeler[ReadT], folder: LabelFolder, source: SourceShards, advance: Callable[[int], Any]) -> None:
         self.labeler, self.folder, self.source = labeler, folder, source
         self._advance = advance
         self._advance_lock = threading.Lock()
@@ -217,7 +215,7 @@ class _Stages(Generic[ReadT]):
                 else:
                     work.add(read.position, outcome)
                     self._count()
-        except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
+        except BaseException as error:
             self._failure = self._failure or error
         finally:
             self._room.release()
@@ -235,9 +233,7 @@ class _Stages(Generic[ReadT]):
             raise self._failure
 
 
-def _result(
-    work: ShardInWork, future: concurrent.futures.Future[ReadT | None] | None
-) -> Iterator[tuple[ShardInWork, ReadT | None]]:
+def _result(work: ShardInWork, future: concurrent.futures.Future[ReadT | None] | None) -> Iterator[tuple[ShardInWork, ReadT | None]]:
     """The end of a shard, or the sample if there is one."""
     if future is None:
         yield work, None
