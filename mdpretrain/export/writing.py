@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mdpretrain.export import names
 from mdpretrain.export.pretrained import Weights, load_for_export
+from mdpretrain.export.student import export_student
+from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
 
 Format = Literal["transformers", "original"]
@@ -26,7 +28,7 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
 
     Args:
         checkpoint: a checkpoint file, a run folder or a pretrained folder.
-        output: a folder ("transformers") or a .ckpt file ("original") that is not there yet.
+        output: a folder ("transformers") or a file ("original": .ckpt of PromptDA, .pt of MetricAnything's student) that is not there yet.
         form: see the module.
         weights: the trained ones or their average.
 
@@ -35,6 +37,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
             resized input or prompt), or an output that exists or has the wrong ending.
     """
     predictor, _ = load_for_export(checkpoint, weights)
+    if form == "original" and isinstance(predictor.network, MetricAnythingStudent):
+        return export_student(predictor.network, output, checkpoint)
     network = _expressible(predictor.network, checkpoint)
     own = names.widened_projections(network.state_dict())
     if form == "original":
