@@ -54,17 +54,28 @@ def export_command(argv: list[str]) -> int:
     parser.add_argument("--size", nargs="+", default=["dynamic"], metavar="N", help=size)
     options = parser.parse_args(argv)
     weights: Weights = "ema" if options.ema else "trained"
+    _refuse_options_of_others(options)
     if options.format == "pretrained":
         print(f"wrote {export_pretrained(options.checkpoint, options.output, weights, options.dtype, options.license)}")
         return 0
-    if options.dtype != "float32" or options.license:
-        raise ValueError(f"--dtype and --license belong to --format pretrained; leave them out for {options.format}")
     if options.format == "onnx":
         report = export_onnx(options.checkpoint, options.output, _image_size(options.size), weights)
         print(f"wrote {report.path}: onnxruntime equals torch within {report.largest:.1e} relative at {', '.join(report.differences)}")
         return 0
     print(f"wrote {export(options.checkpoint, options.output, options.format, weights)}")
     return 0
+
+
+def _refuse_options_of_others(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option that the chosen form would not look at."""
+    given = {
+        "--dtype": ("pretrained", options.dtype != "float32"),
+        "--license": ("pretrained", options.license is not None),
+        "--size": ("onnx", options.size != ["dynamic"]),
+    }
+    for name, (form, there) in given.items():
+        if there and options.format != form:
+            raise ValueError(f"{name} belongs to --format {form}; leave it out for {options.format}")
 
 
 def _image_size(words: list[str]) -> tuple[int, int] | None:

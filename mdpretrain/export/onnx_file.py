@@ -1,8 +1,8 @@
 """A prompt-free network -> an ONNX file that onnxruntime computes as torch does, and the comparison that says so.
 
 Inputs: ``image`` float32 [B, 3, H, W], sRGB in [0, 1], and for a network of canonical inverse depth ``f_px`` float32 [B], the focal length
-in pixels of that image. Outputs: see ``onnx_graph.OUTPUTS``. The number of images is free; the size is fixed, or free in multiples of the
-encoder's patch. Everything a caller must know stands in the file's metadata.
+in pixels of that image. Outputs: metres first if there are any, see ``onnx_graph``. The number of images is free; the size is fixed, or
+free in multiples of the encoder's patch. Everything a caller must know stands in the file's metadata.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from data_shards.atomic import own_token
 from mdpretrain.export.facts import predictor_facts
-from mdpretrain.export.onnx_graph import OUTPUTS, ImageToDepth, ImageToMetricDepth, prediction_of
+from mdpretrain.export.onnx_graph import ImageToDepth, ImageToMetricDepth, named_outputs, prediction_of
 from mdpretrain.export.pretrained import Weights, load_for_export
+from mdpretrain.geometry.canonical import INVERSE_DEPTH_RANGE
 from mdpretrain.networks.encoders.timm_encoder import TimmEncoder
 from mdpretrain.structures import DepthSpace
 from mdpretrain.tasks.predictor import Predictor
@@ -82,10 +83,11 @@ def write_onnx(
         raise ValueError(f"{output} exists already; name a new file")
     encoder = _exportable_encoder(predictor, size)
     sizes = _checked_sizes(encoder, size)
-    space = prediction_of(predictor.network, torch.rand(1, 3, *sizes[0])).space
-    module = (ImageToMetricDepth if space is DepthSpace.CANONICAL_INVERSE else ImageToDepth)(predictor.network).eval()
-    program = _program(module, encoder, sizes[0], size is None, OUTPUTS[space])
-    program.model.metadata_props.update(_metadata(encoder, space, size, facts or {}))
+    prediction = prediction_of(predictor.network, torch.rand(1, 3, *sizes[0]))
+    canonical, outputs = prediction.space is DepthSpace.CANONICAL_INVERSE, list(named_outputs(prediction))
+    module = (ImageToMetricDepth if canonical else ImageToDepth)(predictor.network).eval()
+    program = _program(module, encoder, sizes[0], size is None, ["depth_m", *outputs] if canonical else outputs)
+    program.model.metadata_props.update(_metadata(encoder, prediction.space, size, facts or {}))
     aside = output.with_name(f"{output.name}.partial-{own_token()}")
     aside.mkdir(parents=True)
     try:
@@ -125,9 +127,9 @@ def compare(file: pathlib.Path, network: nn.Module, sizes: list[tuple[int, int]]
         f_px = torch.linspace(0.5, 2.0, len(images)) * width
         given = {"image": images.numpy(), "f_px": f_px.numpy()}
         found = session.run(None, {name: given[name] for name in inputs})
-        reference = _reference(network, images, f_px, "f_px" in inputs)
-        pairs = zip(outputs, found, reference, strict=True)
-        differences[f"{height}x{width}"] = max(_difference(name, *pair) for name, *pair in pairs)
+        reference = _reference(network, images, f_px if "f_px" in inputs else None)
+        pairs = zip(outputs, found, strict=True)
+        differences[f"{height}x{width}"] = max(_difference(name, values, reference[name]) for name, values in pairs)
     return differences
 
 
@@ -137,12 +139,12 @@ def require_packages() -> None:
         raise ValueError(f"ONNX export needs {', '.join(missing)}: pip install 'mdpretrain[onnx]'")
 
 
-def _reference(network: nn.Module, images: Tensor, f_px: Tensor, canonical: bool) -> list[Tensor]:
-    values = prediction_of(network, images).values
-    if not canonical:
-        return [values]
-    inverse = (values.double() * (images.shape[-1] / f_px.double())[:, None, None, None]).clamp(1e-3, 1e3)
-    return [1.0 / inverse, values]
+def _reference(network: nn.Module, images: Tensor, f_px: Tensor | None) -> dict[str, Tensor]:
+    outputs = named_outputs(prediction_of(network, images))
+    if f_px is None:
+        return outputs
+    inverse = outputs["canonical_inverse_depth"].double() * (images.shape[-1] / f_px.double())[:, None, None, None]
+    return outputs | {"depth_m": 1.0 / inverse.clamp(*INVERSE_DEPTH_RANGE)}
 
 
 def _difference(name: str, found: np.ndarray, reference: Tensor) -> float:
@@ -187,9 +189,8 @@ def _checked_sizes(encoder: TimmEncoder, size: tuple[int, int] | None) -> list[t
     return [(height // 2 + 5, width // 2 + 2), (height, width), (height + height // 3, 2 * width + 1)]
 
 
-def _program(module: nn.Module, encoder: TimmEncoder, size: tuple[int, int], dynamic: bool, outputs: tuple[str, ...]) -> Any:
-    # "image" alone, or also "f_px"
-    inputs = ("image", "f_px") if isinstance(module, ImageToMetricDepth) else ("image",)
+def _program(module: ImageToDepth, encoder: TimmEncoder, size: tuple[int, int], dynamic: bool, outputs: list[str]) -> Any:
+    inputs = module.inputs
     example = (torch.rand(2, 3, *size), torch.full((2,), float(size[1])))[: len(inputs)]
     dimension = torch.export.Dim
     images = dimension("images", min=1, max=4096)
@@ -202,12 +203,12 @@ def _program(module: nn.Module, encoder: TimmEncoder, size: tuple[int, int], dyn
         try:
             traced = torch.export.export(module, example, dynamic_shapes={name: shapes[name] for name in inputs}, strict=False)
             program = torch.onnx.export(
-                traced, dynamo=True, verbose=False, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET
+                traced, dynamo=True, verbose=False, input_names=list(inputs), output_names=outputs, opset_version=OPSET
             )
         except Exception as error:  # the exporter has many types for: this operation has no ONNX
             first = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"torch cannot turn this {type(module.network).__name__} into ONNX ({type(error).__name__}: {first}); "  # type: ignore[union-attr]
+                f"torch cannot turn this {type(module.network).__name__} into ONNX ({type(error).__name__}: {first}); "
                 "use --format pretrained"
             ) from error
     assert program is not None
@@ -226,7 +227,7 @@ def _metadata(encoder: TimmEncoder, space: DepthSpace, size: tuple[int, int] | N
     if space is DepthSpace.CANONICAL_INVERSE:
         properties["f_px"] = "float32 [B], focal length in pixels of the image that is given (scale it when the image is resized)"
         properties["canonical_inverse_depth"] = "f_px / (W * depth_m)"
-    if "depth_m" in OUTPUTS[space]:
+    if space in (DepthSpace.CANONICAL_INVERSE, DepthSpace.METRIC):
         properties["depth_m"] = "z-depth in metres, along the optical axis"
     if fingerprint := facts.get("fingerprint"):
         properties["fingerprint"] = str(fingerprint)

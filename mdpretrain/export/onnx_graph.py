@@ -17,37 +17,47 @@ from torch import Tensor, nn
 from mdpretrain.geometry.canonical import depth_from_canonical_inverse_where_known
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 
-# outputs by the space of the network's prediction
-OUTPUTS = {
-    DepthSpace.CANONICAL_INVERSE: ("depth_m", "canonical_inverse_depth"),
-    DepthSpace.METRIC: ("depth_m",),
-    DepthSpace.SCALE_INVARIANT: ("depth_scale_invariant",),
-    DepthSpace.AFFINE_INVARIANT: ("inverse_depth_affine_invariant",),
+_VALUES = {  # a prediction's values by its space
+    DepthSpace.METRIC: "depth_m",
+    DepthSpace.CANONICAL_INVERSE: "canonical_inverse_depth",
+    DepthSpace.SCALE_INVARIANT: "depth_scale_invariant",
+    DepthSpace.AFFINE_INVARIANT: "inverse_depth_affine_invariant",
 }
 
 
+def named_outputs(prediction: DepthPrediction) -> dict[str, Tensor]:
+    """What a network itself gives, by name: its values, and the focal length if it reads one off the image."""
+    estimated: Tensor | None = getattr(prediction, "estimated_f_px", None)
+    values = {_VALUES[prediction.space]: prediction.values}
+    return values if estimated is None else values | {"estimated_f_px": estimated}
+
+
 class ImageToDepth(nn.Module):
-    """Image -> the network's values, in their own space.
+    """Image -> the network's ``named_outputs``.
 
     Args:
         network: a prompt-free network; it is copied, and what ``torch.export`` cannot follow is replaced in the copy by its equal.
     """
 
+    inputs: tuple[str, ...] = ("image",)
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = followable(network)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
-        return self.network(batch_of_images(image)).values
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
+        return tuple(named_outputs(self.network(batch_of_images(image))).values())
 
 
 class ImageToMetricDepth(ImageToDepth):
     """Image and focal length -> depth in metres (0 in an image whose ``f_px`` is not a positive number), and C itself."""
 
+    inputs = ("image", "f_px")
+
     def forward(  # type: ignore[override]
         self, image: Float[Tensor, "B 3 H W"], f_px: Float[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"]]:
-        canonical = super().forward(image)
+        (canonical,) = super().forward(image)
         width = torch.ones_like(f_px) * image.shape[-1]
         depth_m, _ = depth_from_canonical_inverse_where_known(canonical, f_px, width)
         return depth_m, canonical

@@ -37,8 +37,14 @@ def checkpoint_of(kind: str, file: pathlib.Path) -> pathlib.Path:
     state = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     average = {f"network.{key}": value + 0.01 for key, value in modules["network"].named_parameters()}
     # a loss may have weights of its own, and the recipe the paths of its machine: neither leaves the house
-    run = {"recipe": {"model": {"class_path": "some.Task"}, "data": {"image_size": [48, 64], "train": ["/secret/shards"]}}, "code": {"version": "1"}}
-    content = {**configs, "state_dict": state | {"loss.scale": torch.ones(1)}, "ema": average, "global_step": 7, "run": run}
+    recipe = {"model": {"class_path": "some.Task"}, "data": {"image_size": [48, 64], "train": ["/secret/shards"]}}
+    content = {
+        **configs,
+        "state_dict": state | {"loss.scale": torch.ones(1)},
+        "ema": average,
+        "global_step": 7,
+        "run": {"recipe": recipe, "code": {"version": "1"}},
+    }
     torch.save(content, file)
     return file
 
@@ -172,6 +178,6 @@ def test_an_interrupted_export_leaves_nothing(student, tmp_path, monkeypatch):
 
 def test_options_of_one_form_are_refused_for_another(student, tmp_path, capsys):
     assert main(["export", str(student), "--output", str(tmp_path / "x"), "--format", "transformers", "--dtype", "bf16"]) == 2
-    assert "--dtype and --license belong to --format pretrained" in capsys.readouterr().err
+    assert "--dtype belongs to --format pretrained; leave it out for transformers" in capsys.readouterr().err
     assert main(["export", str(student), "--output", str(tmp_path / "x"), "--format", "transformers"]) == 2
     assert "holds a MetricAnythingStudent; only PromptDA networks" in capsys.readouterr().err
