@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from mdpretrain.geometry.canonical import depth_from_canonical_inverse
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
 from mdpretrain.networks.loading import restore_module
-from mdpretrain.networks.module_config import module_config
+from mdpretrain.networks.module_config import module_config, record_and_build
 from mdpretrain.networks.pretrained_folder import MODULES, find_pretrained, is_pretrained_folder, read_pretrained
+from mdpretrain.networks.transformers_depth import TransformersDepth
+from mdpretrain.networks.transformers_models import is_transformers_folder
+from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 from mdpretrain.tasks.prompting import prepare_batch
 
@@ -129,7 +132,8 @@ def load_predictor(
     """Rebuild what a checkpoint predicts with; convolution weights lie with channels last, which is faster on every device.
 
     Args:
-        checkpoint: A checkpoint file, a run folder, whose newest checkpoint is taken, or a folder of ``mdpretrain export``.
+        checkpoint: A checkpoint file, a run folder, whose newest checkpoint is taken, a folder of ``mdpretrain export``, or a depth
+            model's as transformers' ``save_pretrained`` writes it (``networks/transformers_depth.py``).
         device: Where it will run.
         weights: The trained ones, or their exponential moving average.
         without_prior: Leave a teacher's prior out: its prompt is prepared by itself, as for the images of ``prior_dropout``.
@@ -137,9 +141,21 @@ def load_predictor(
     Raises:
         ValueError: no checkpoint there, no average in it, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
     """
-    content, source = read_content(pathlib.Path(checkpoint), weights)
-    predictor = predictor_of(content, source, without_prior)
+    path = pathlib.Path(checkpoint)
+    if is_transformers_folder(path) and not is_pretrained_folder(path):
+        predictor = transformers_predictor(path, weights)
+    else:
+        predictor = predictor_of(*read_content(path, weights), without_prior)
     return predictor.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def transformers_predictor(folder: pathlib.Path, weights: Literal["trained", "ema"] = "trained") -> Predictor:
+    """A depth model of transformers with the preparation of its prompt, if it reads one; raises like ``load_predictor``."""
+    if weights == "ema":
+        raise ValueError(f"{folder}: a transformers model has no average of its weights; leave out --weights ema")
+    network = record_and_build(TransformersDepth, path=str(folder))
+    maps = getattr(network, "prepared_maps", None)
+    return Predictor(network, None if maps is None else record_and_build(PromptPreparation, maps=maps))
 
 
 def read_content(path: pathlib.Path, weights: Literal["trained", "ema"] = "trained") -> tuple[dict[str, Any], str]:
