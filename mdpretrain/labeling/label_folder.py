@@ -103,10 +103,10 @@ class LabelFolder:
         shard = self.path / self.shards[number]
         return shard.exists() and index_path(shard).exists() and shard.with_suffix(REJECTS_SUFFIX).exists()
 
-    def take(self, number: int) -> bool:
-        """Whether this process writes shard ``number`` now: it is not finished, and nobody else writes it. What a killed writer of it has
-        left is removed."""
-        held = self._lock.take(number + 1)
+    def take(self, number: int, wait_s: float = 0.0) -> bool:
+        """Whether this process writes shard ``number`` now: it is not finished, and nobody else writes it (or stops within ``wait_s``).
+        What a killed writer of it has left is removed."""
+        held = self._lock.take(number + 1, wait_s=wait_s)
         if held is False:
             return False
         if self.is_finished(number):

@@ -34,6 +34,7 @@ from mdpretrain.labeling.source_shards import SourceShard, SourceShards, digest_
 # Part of every fingerprint: raise it with any change of what is written for the same teacher, request and shards. A git commit would say
 # less and more: an edited README is no other label. ``tests/integration/test_labeling_golden.py`` fails where it was forgotten.
 LABELLING_VERSION = 2
+WAIT_FOR_SHARD_S = 2.0
 
 
 @dataclasses.dataclass
@@ -174,10 +175,7 @@ class _Stages(Generic[ReadT]):
         decoded ahead, of the next shard where this one ends."""
         running: collections.deque[tuple[ShardInWork, concurrent.futures.Future[ReadT | None] | None]] = collections.deque()
         ahead = 2 * self.labeler.batch_size + self.labeler.decode_threads
-        for number in numbers:
-            if not self.folder.take(number):
-                continue
-            work = self._open(number)
+        for work in self._taken(numbers):
             for position in range(len(work.source)):
                 running.append((work, self._readers.submit(self._read, work, position)))
                 if len(running) > ahead:
@@ -185,6 +183,22 @@ class _Stages(Generic[ReadT]):
             running.append((work, None))
         while running:
             yield from _result(*running.popleft())
+
+    def _taken(self, numbers: Sequence[int]) -> Iterator[ShardInWork]:
+        """The shards that this process gets to write. Those that another one holds are tried again at the end: it may have been killed, or
+        was only tidying up."""
+        held = []
+        for number in numbers:
+            if self.folder.take(number):
+                yield self._open(number)
+            elif not self.folder.is_finished(number):
+                held.append(number)
+        wait_s = WAIT_FOR_SHARD_S
+        for number in held:
+            if self.folder.take(number, wait_s):
+                yield self._open(number)
+            elif not self.folder.is_finished(number):
+                wait_s = 0.0  # somebody works on it, and probably on the others
 
     def _open(self, number: int) -> ShardInWork:
         work = ShardInWork(self.folder, number, self.source.open(number))

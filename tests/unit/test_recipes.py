@@ -19,8 +19,9 @@ from mdpretrain.structures import PROMPT_KINDS
 from mdpretrain.training_cli import RecipeParser
 
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
-FULL = sorted(path for pattern in ("any_depth/*.yaml", "metric_anything/*.yaml", "prompt_da/vit*.yaml") for path in RECIPES.glob(pattern))
-DEBUG = sorted((RECIPES / "debug").glob("*.yaml"))
+TRAINED = ("any_depth/*.yaml", "metric_anything/[!l]*.yaml", "prompt_da/vit*.yaml")  # all but the recipes of `mdpretrain label`
+FULL = sorted(path for pattern in TRAINED for path in RECIPES.glob(pattern))
+DEBUG = sorted((RECIPES / "debug").glob("[!l]*.yaml"))
 MIXTURES = sorted((RECIPES / "mixtures").glob("*.yaml"))
 ENGINES = sorted((RECIPES / "engine").glob("*.yaml"))
 
