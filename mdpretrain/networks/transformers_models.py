@@ -69,8 +69,9 @@ def build_model(config: dict[str, Any], what: str) -> Any:
 
 
 def describe_model(model: Any, processor: dict[str, Any]) -> dict[str, Any]:
-    """What ``build_model`` and ``ModelInput`` need, as JSON values: a checkpoint's stand-in for the folder."""
-    return {"config": json.loads(model.config.to_json_string(use_diff=False)), "processor": processor}
+    """What ``build_model`` and ``ModelInput`` need, as JSON values: a checkpoint's stand-in for the folder, whose path it does not name."""
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    return {"config": {name: value for name, value in config.items() if name != "_name_or_path"}, "processor": processor}
 
 
 def processor_settings(folder: pathlib.Path, model_type: str) -> dict[str, Any]:
