@@ -98,7 +98,7 @@ class SampleMeta:
     group: str = ""
     encodings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     teacher: str | None = None
-    quality: dict[str, float] | None = None
+    quality: dict[str, float | None] | None = None
     schema_version: int = SCHEMA_VERSION
     canonical: bool = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -58,6 +59,10 @@ class _TensorRecord:
         part = self._map(lambda tensor: tensor[rows])
         lists = {field.name: value[rows] for field in dataclasses.fields(self) if isinstance(value := getattr(self, field.name), list)}  # type: ignore[arg-type]
         return dataclasses.replace(part, **lists)  # type: ignore[type-var]
+
+    def on_maps(self: RecordT, function: Callable[[Tensor], Tensor]) -> RecordT:
+        """Change every map, [B, C, H, W], nested records included: a crop, a mirror. Vectors and matrices stay as they are."""
+        return self._map(lambda tensor: function(tensor) if tensor.ndim == 4 else tensor)
 
     def _map(self: RecordT, function: Any) -> RecordT:
         changes: dict[str, Any] = {}
