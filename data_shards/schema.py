@@ -80,7 +80,8 @@ class SampleMeta:
 
     ``group`` names what must not be split between training and evaluation (a scene, a drive, a walk).
     ``image_size`` is (width, height). ``encodings`` maps a depth field to the parameters its codec needs.
-    ``teacher`` is the fingerprint of the network that wrote a pseudo-label; ``quality`` its per-sample figures.
+    ``teacher`` is the fingerprint of the network that wrote a pseudo-label; ``quality`` its per-sample figures, None for one that has
+    no value; the shard's index repeats them, so that a mixture filters by them.
     """
 
     key: str
@@ -95,7 +96,7 @@ class SampleMeta:
     group: str = ""
     encodings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     teacher: str | None = None
-    quality: dict[str, float] | None = None
+    quality: dict[str, float | None] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
