@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mdpretrain.labeling.consistency import TOLERANCE, confidence_of, log_depth, median_ratio, spread_of
+from mdpretrain.labeling.consistency import TOLERANCE, confidence_of, log_depth, median_ratio, quantile, spread_of
 from mdpretrain.labeling.sharpness import boundary_sharpness
 
 FLIP, HALF_A, HALF_B, SPARSE = "flip", "disjoint_a", "disjoint_b", "sparse"
@@ -108,20 +108,20 @@ def _agreement(log_label: np.ndarray, log_measured: np.ndarray) -> dict[str, flo
     log_ratio = log_ratio[~np.isnan(log_ratio)]
     if not log_ratio.size:
         return dict.fromkeys(("log_scale", "abs_rel", "abs_rel_aligned", "outlier_fraction"))
-    log_scale = np.median(log_ratio)
+    log_scale = quantile(log_ratio, 0.5)
+    aligned = log_ratio - np.float32(log_scale)
     return {
-        "log_scale": float(log_scale),
+        "log_scale": log_scale,
         "abs_rel": float(np.abs(np.expm1(log_ratio)).mean(dtype=np.float64)),
-        "abs_rel_aligned": float(np.abs(np.expm1(log_ratio - log_scale)).mean(dtype=np.float64)),
-        "outlier_fraction": float((np.abs(log_ratio - log_scale) > OUTLIER_LOG_RATIO).mean()),
+        "abs_rel_aligned": float(np.abs(np.expm1(aligned)).mean(dtype=np.float64)),
+        "outlier_fraction": float((np.abs(aligned) > OUTLIER_LOG_RATIO).mean()),
     }
 
 
 def _range(log_values: np.ndarray) -> dict[str, float | None]:
     if not log_values.size:
         return {"near_m": None, "far_m": None}
-    near, far = np.exp(np.quantile(log_values, [NEAR_QUANTILE, FAR_QUANTILE]).astype(np.float64))
-    return {"near_m": float(near), "far_m": float(far)}
+    return {"near_m": math.exp(quantile(log_values, NEAR_QUANTILE)), "far_m": math.exp(quantile(log_values, FAR_QUANTILE))}
 
 
 def label_quality(label_m: np.ndarray, measured_m: np.ndarray, valid: np.ndarray, prompt_mask: np.ndarray | None) -> dict[str, float]:
