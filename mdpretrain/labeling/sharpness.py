@@ -1,9 +1,10 @@
 """Boundary sharpness of a label: do its depth edges happen in one step, and where the image has an edge?
 
-Along every row and every column, with s_j the step of log depth from pixel j to its neighbour, and a window of WINDOW = 7 steps around it:
+Along every row and every column, with s_j the step of log depth from pixel j to its neighbour, and W_j the WINDOW = 7 steps around it:
 
-    T_j = |sum of s over the window|            the net change across the window; an edge is where T_j > log 1.25
-    M_j = largest |s| in the window
+    T_j = |sum of s over W_j|              the net change across the window
+    edge: T_j - (T_{j-7} + T_{j+7}) / 2 > log 1.25       more than the windows to either side have, so that no slope is an edge
+    M_j = largest |s| in W_j
     c_j = (min(1, M_j / T_j) - 1/7) / (6/7)     1: all of the change in one step; 0: a ramp as wide as the window
 
     concentration = sum_edges |s_j| c_j / sum_edges |s_j|
@@ -50,7 +51,7 @@ def boundary_sharpness(log_depth: np.ndarray, image: np.ndarray) -> float | None
         size = np.abs(step)
         net = np.abs(cv2.boxFilter(step, -1, (WINDOW, 1), normalize=False, borderType=cv2.BORDER_CONSTANT))
         largest = cv2.dilate(size, np.ones((1, WINDOW), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        weight = size * (net > math.log(EDGE_RATIO))
+        weight = size * (net - _beside(net) > math.log(EDGE_RATIO))
         share = np.minimum(1, largest / np.maximum(net, np.float32(1e-6)))
         total += float(weight.sum(dtype=np.float64))
         concentrated += float((weight * (share - 1 / WINDOW) / (1 - 1 / WINDOW)).sum(dtype=np.float64))
@@ -62,6 +63,12 @@ def boundary_sharpness(log_depth: np.ndarray, image: np.ndarray) -> float | None
     chance = hits_by_chance / steps
     support = 0.0 if chance == 1 else max(0.0, (hit / total - chance) / (1 - chance))
     return max(0.0, concentrated / total) * support
+
+
+def _beside(net: np.ndarray) -> np.ndarray:
+    """Mean net change of the windows to the left and right of each, mirrored at the borders."""
+    padded = cv2.copyMakeBorder(net, 0, 0, WINDOW, WINDOW, cv2.BORDER_REFLECT_101)
+    return (padded[:, : net.shape[1]] + padded[:, 2 * WINDOW :]) / 2
 
 
 def image_edges(image: np.ndarray) -> np.ndarray:
