@@ -51,6 +51,16 @@ class IndexEntry:
         record["figures"] = None if self.figures is None else dict(sorted(self.figures.items()))
         return {name: value for name, value in record.items() if value is not None}
 
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it is a sidecar's entry for a sample to which it adds nothing: its meta alone."""
+        return self.members.keys() == {META_SUFFIX}
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it has the field ``depth``."""
+        return any(suffix.startswith("depth.") for suffix in self.members)
+
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> IndexEntry:
         """Inverse of ``to_json``."""
@@ -168,7 +178,8 @@ def build_index(tar_path: Path | str) -> ShardIndex:
 
 
 def entry_of(key: str, meta: bytes, places: dict[str, tuple[int, int, int]]) -> IndexEntry:
-    """The index entry of one sample, with group, source, licence and, of a pseudo-label, its figures from its meta.json."""
+    """The index entry of one sample, with group, source and licence from its meta.json, and of a pseudo-label also its quality figures,
+    so that a mixture filters by them without opening the tar."""
     try:
         record = json.loads(meta)
         licence, figures = str(record.get("licence", "unknown")), _figures(record.get("quality"))

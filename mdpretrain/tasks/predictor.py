@@ -51,27 +51,35 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def depth_m(self, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
-        """Depth along the optical axis in metres.
+        """Depth along the optical axis in metres: by the camera where it is known, else by the focal length that the network estimates.
 
         Raises:
             ValueError: the network's output has no metres in it, or it needs a camera that an image lacks, naming its key.
         """
         prediction = self(batch)
+        refuse_relative(prediction, self)
         if prediction.space is DepthSpace.METRIC:
             return prediction.values
-        if prediction.space is not DepthSpace.CANONICAL_INVERSE:
-            name = type(self.network).__name__
-            raise ValueError(f"{name} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
-        if not bool(batch.camera_known.all()):
-            key = next(key for key, known in zip(batch.key, batch.camera_known.tolist()) if not known)
+        f_px, known = batch.intrinsics[:, 0, 0], batch.camera_known
+        if prediction.estimated_f_px is not None:
+            f_px = torch.where(known, f_px, prediction.estimated_f_px)
+        elif not bool(known.all()):
+            key = next(key for key, is_known in zip(batch.key, known.tolist()) if not is_known)
             raise ValueError(f"{key}: the camera is unknown, and canonical inverse depth needs it to give metres; tell its focal length")
-        return depth_from_canonical_inverse(prediction.values, batch.intrinsics[:, 0, 0], batch.image.shape[-1])
+        return depth_from_canonical_inverse(prediction.values, f_px, batch.image.shape[-1])
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the configs and every weight: equal exactly when two checkpoints predict the same."""
         names = ("network", "preparation", "prior")
         return fingerprint_of({name: module for name in names if (module := getattr(self, name)) is not None})
+
+
+def refuse_relative(prediction: DepthPrediction, predictor: Predictor) -> None:
+    """Raises ValueError, naming the network, for a prediction that neither has metres nor gets them from a camera."""
+    if prediction.space not in (DepthSpace.METRIC, DepthSpace.CANONICAL_INVERSE):
+        name = type(predictor.network).__name__
+        raise ValueError(f"{name} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
 
 
 def fingerprint_of(modules: dict[str, nn.Module]) -> str:
