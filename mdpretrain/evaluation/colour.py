@@ -69,6 +69,20 @@ def colour_relative_error(prediction_m: np.ndarray, truth_m: np.ndarray, valid: 
     return _paint(np.clip(error / ERROR_LIMIT, 0, 1), has_value, "inferno")
 
 
+def colour_error_difference(depth_m: np.ndarray, reference_m: np.ndarray, truth_m: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """|p - t| / t of a map minus that of a reference: blue where the map is nearer the truth, white where they are equal, red where it is
+    farther; saturated at ``ERROR_LIMIT``, grey where either or the truth is missing."""
+    has_value = valid & np.isfinite(depth_m) & np.isfinite(reference_m)
+    truth = np.where(has_value, truth_m, 1.0)
+    errors = [np.abs(np.where(has_value, map_, 1.0) - truth) / truth for map_ in (depth_m, reference_m)]
+    return _paint(np.clip(0.5 + 0.5 * (errors[0] - errors[1]) / ERROR_LIMIT, 0, 1), has_value, "RdBu_r")
+
+
+def difference_gradient(stops: int = 24) -> list[str]:
+    """CSS colours from the map being better by ``ERROR_LIMIT`` to its being worse by as much."""
+    return _css_stops("RdBu_r", np.linspace(0.0, 1.0, stops))
+
+
 def error_gradient(stops: int = 24) -> list[str]:
     """CSS colours from no error to ``ERROR_LIMIT``."""
     return _css_stops("inferno", np.linspace(0.0, 1.0, stops))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from html import escape
 
 import cv2
 import numpy as np
 
 from mdpretrain.evaluation import colour
-from mdpretrain.evaluation.panels import ShownSample
+from mdpretrain.evaluation.panels import NETWORKS, ShownSample
 from mdpretrain.evaluation.point_cloud import viewer_data
 
-SHOWN_MODELS = ("teacher", "student", "linear", "pdsa")  # of the models of a run, these are drawn; all are in the tables
-CLOUD_MODELS = ("teacher", "student")
+SHOWN_BASELINES = ("linear", "pdsa")  # beside the networks these are drawn; all are in the tables
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -30,7 +30,7 @@ def picture_uri(picture: np.ndarray, kind: str = "png") -> str:
     return data_uri(encoded.tobytes(), "image/jpeg" if kind == "jpg" else "image/png")
 
 
-def panel_html(sample: ShownSample) -> str:
+def panel_html(sample: ShownSample, networks: Sequence[str] = NETWORKS) -> str:
     """One sample: inputs and truth in the first line, then each model's depth and error; one bar in metres for all depths."""
     scale = colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
     truth = scale.colour(np.where(sample.valid, sample.truth_m, np.nan))
@@ -42,7 +42,7 @@ def panel_html(sample: ShownSample) -> str:
         first.append(_cell("prior (no unit, own colours)", picture_uri(colour.colour_relative(sample.prior))))
     first.append(_cell("ground truth", picture_uri(truth)))
     rest = []
-    for name in [name for name in SHOWN_MODELS if name in sample.predictions_m] or list(sample.predictions_m):
+    for name in [name for name in (*networks, *SHOWN_BASELINES) if name in sample.predictions_m] or list(sample.predictions_m):
         depth = sample.predictions_m[name]
         error = colour.colour_relative_error(depth, sample.truth_m, sample.valid)
         rest.append(_cell(name, picture_uri(scale.colour(depth))))
@@ -52,6 +52,19 @@ def panel_html(sample: ShownSample) -> str:
     title = f"<h3>{escape(sample.key)} <small>{escape(sample.source)}, {width} × {height}{note}</small></h3>"
     bars = depth_bar(scale) + error_bar()
     return f'<section class="sample">{title}<div class="bars">{bars}</div><div class="cells">{"".join(first + rest)}</div></section>'
+
+
+def pair_html(sample: ShownSample, reference: str, model: str, title: str) -> str:
+    """Two models on one image: image, truth, both depths, and where which of them errs more; ``title`` is HTML."""
+    scale = colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
+    depths = [sample.predictions_m[name] for name in (reference, model)]
+    worse = colour.colour_error_difference(depths[1], depths[0], sample.truth_m, sample.valid)
+    cells = [_cell("image", picture_uri(sample.image, "jpg"))]
+    cells.append(_cell("ground truth where it counts", picture_uri(scale.colour(np.where(sample.valid, sample.truth_m, np.nan)))))
+    cells += [_cell(name, picture_uri(scale.colour(depth))) for name, depth in zip((reference, model), depths, strict=True)]
+    cells.append(_cell(f"error of {model} minus error of {reference}", picture_uri(worse)))
+    bars = depth_bar(scale) + difference_bar(reference, model)
+    return f'<section class="sample"><h3>{title}</h3><div class="bars">{bars}</div><div class="cells five">{"".join(cells)}</div></section>'
 
 
 def depth_bar(scale: colour.DepthScale) -> str:
@@ -67,11 +80,20 @@ def error_bar() -> str:
     return _bar("relative error |p − t| / t", colour.error_gradient(), ticks)
 
 
-def cloud_html(sample: ShownSample, models: tuple[str, ...] = CLOUD_MODELS) -> str:
-    """The interactive point cloud of one sample: shown models and the truth; empty if its camera is unknown."""
+def difference_bar(reference: str, model: str) -> str:
+    """The colour bar of differences of relative errors."""
+    limit = colour.ERROR_LIMIT
+    marks = [(0.0, f"−{100 * limit:.0f}%"), (0.5, "0"), (1.0, f"+{100 * limit:.0f}%")]
+    ticks = "".join(f'<span style="left:{100 * place:.0f}%">{text}</span>' for place, text in marks)
+    caption = f"difference of relative errors: blue, {model} is better; red, {reference} is better"
+    return _bar(caption, colour.difference_gradient(), ticks)
+
+
+def cloud_html(sample: ShownSample, networks: Sequence[str] = NETWORKS) -> str:
+    """The interactive point cloud of one sample: the networks and the truth; empty if its camera is unknown."""
     if sample.intrinsics is None:
         return ""
-    depths = {name: sample.predictions_m[name] for name in models if name in sample.predictions_m}
+    depths = {name: sample.predictions_m[name] for name in networks if name in sample.predictions_m}
     depths["ground truth"] = np.where(sample.valid, sample.truth_m, 0.0)
     data = json.dumps(viewer_data(depths, sample.image, sample.intrinsics))
     script = f'<script type="application/json">{data}</script>'
