@@ -20,24 +20,33 @@ FLIP, HALF_A, HALF_B, SPARSE = "flip", "disjoint_a", "disjoint_b", "sparse"
 OUTLIER_LOG_RATIO = math.log(1.25)
 NEAR_QUANTILE, FAR_QUANTILE = 0.01, 0.99
 
-# name -> what it says; the order is that of the label card
+
+@dataclasses.dataclass(frozen=True)
+class FigureRecord:
+    """What a figure says, and whether a label is better where it is "higher", "lower" or, None, neither."""
+
+    meaning: str
+    better: str | None = None
+
+
+# The order is that of the label card.
 FIGURES = {
-    "valid_fraction": "share of the pixels whose label is a finite depth (sky is not)",
-    "sky_fraction": "share of the pixels that the source says are sky",
-    "measured_fraction": "share of the pixels that the source measured",
-    "prompt_fraction": "share of the pixels that the teacher was told",
-    "log_scale": "median of log(label / measured): 0 where the label has the source's scale",
-    "abs_rel": "mean of |label - measured| / measured",
-    "abs_rel_aligned": "the same after the median scale is taken out",
-    "outlier_fraction": "share of the measured pixels more than a factor 1.25 off, the median scale taken out",
-    "flip_disagreement": "median of |log ratio| between the label and the mirrored pass",
-    "prompt_disagreement": "median of |log ratio| between the passes with two disjoint halves of the prompt",
-    "density_disagreement": "median of |log ratio| between the label and the pass with a quarter of the prompt",
-    "consistency": f"share of the label's pixels where all passes agree within {TOLERANCE:.0%}",
-    "confidence_mean": "mean of the confidence map over the label's pixels",
-    "boundary_sharpness": "how far depth edges happen in one step, upon an image edge",
-    "near_m": "1 % quantile of the label",
-    "far_m": "99 % quantile of the label",
+    "valid_fraction": FigureRecord("share of the pixels whose label is a finite depth (sky is not)", "higher"),
+    "sky_fraction": FigureRecord("share of the pixels that the source says are sky"),
+    "measured_fraction": FigureRecord("share of the pixels that the source measured", "higher"),
+    "prompt_fraction": FigureRecord("share of the pixels that the teacher was told"),
+    "log_scale": FigureRecord("median of log(label / measured): 0 where the label has the source's scale"),
+    "abs_rel": FigureRecord("mean of |label - measured| / measured", "lower"),
+    "abs_rel_aligned": FigureRecord("the same after the median scale is taken out", "lower"),
+    "outlier_fraction": FigureRecord("share of the measured pixels more than a factor 1.25 off, the median scale taken out", "lower"),
+    "flip_disagreement": FigureRecord("median of |log ratio| between the label and the mirrored pass", "lower"),
+    "prompt_disagreement": FigureRecord("median of |log ratio| between the passes with two disjoint halves of the prompt", "lower"),
+    "density_disagreement": FigureRecord("median of |log ratio| between the label and the pass with a quarter of the prompt", "lower"),
+    "consistency": FigureRecord(f"share of the label's pixels where all passes agree within {TOLERANCE:.0%}", "higher"),
+    "confidence_mean": FigureRecord("mean of the confidence map over the label's pixels", "higher"),
+    "boundary_sharpness": FigureRecord("how far depth edges happen in one step, upon an image edge", "higher"),
+    "near_m": FigureRecord("1 % quantile of the label, in metres"),
+    "far_m": FigureRecord("99 % quantile of the label, in metres"),
 }
 
 
