@@ -25,9 +25,10 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def picture_uri(picture: np.ndarray, kind: str = "png") -> str:
-    """A uint8 RGB picture as a data URI, png (exact) or jpg."""
-    done, encoded = cv2.imencode(f".{kind}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def picture_uri(picture: np.ndarray, kind: str = "png", quality: int = 95) -> str:
+    """A uint8 RGB picture as a data URI, png (exact) or jpg of this quality."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpg" else []
+    done, encoded = cv2.imencode(f".{kind}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     assert done, f"cv2 could not encode {picture.shape} as {kind}"
     return data_uri(encoded.tobytes(), KINDS[kind])
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from mdpretrain.labeling.card.label_table import Bounds
 from mdpretrain.labeling.quality import FIGURES
@@ -18,6 +20,8 @@ BINS = 40
 SHOWN_SHARE = 0.99  # of the values: what lies beyond is drawn in the outermost bin, so that one bad label does not flatten the rest
 BAR_COLOUR, KEPT_COLOUR, LIMIT_COLOUR = "#8aa9d6", "#c2571a", "#b3261e"
 LOGARITHMIC = ("near_m", "far_m")
+LEAST_WIDTH, LEAST_RATIO = 0.05, 1.05  # of an axis, where all values are nearly the same
+CURVE_POINTS = 160
 
 
 def chart_svg(columns: Mapping[str, np.ndarray], thresholds: Mapping[str, Bounds]) -> bytes:
@@ -47,34 +51,39 @@ def chart(columns: Mapping[str, np.ndarray], thresholds: Mapping[str, Bounds]) -
     return figure
 
 
-def kept_curve(values: np.ndarray, total: int, better: str) -> tuple[np.ndarray, np.ndarray]:
-    """(thresholds, share of ``total`` samples kept by each): every value of (N,) as a lower bound where higher is better, as an upper
-    bound where lower is. The share is exact at each value: bounds are included."""
+def kept_shares(values: np.ndarray, total: int, better: str, bounds: np.ndarray) -> np.ndarray:
+    """Share of ``total`` samples that each of ``bounds`` keeps of the values (N,): as a lower bound where higher is better, as an upper
+    bound where lower is. A value on the bound is kept."""
     ordered = np.sort(values)
     if better == "higher":
-        return ordered, (ordered.size - np.searchsorted(ordered, ordered, side="left")) / total
-    return ordered, np.searchsorted(ordered, ordered, side="right") / total
+        return (ordered.size - np.searchsorted(ordered, bounds, side="left")) / total
+    return np.searchsorted(ordered, bounds, side="right") / total
 
 
 def _draw(axes: Axes, name: str, values: np.ndarray, total: int) -> None:
     better = FIGURES[name].better if name in FIGURES else None
     edges = _edges(name, values, better)
     axes.stairs(np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0], edges, fill=True, color=BAR_COLOUR)
-    axes.set_xlim(edges[0], edges[-1])
-    if name in LOGARITHMIC:
-        axes.set_xscale("log")
     axes.axvline(float(np.median(values)), color="#333333", linewidth=0.9)
     missing = f", {total - values.size} without" if values.size < total else ""
     axes.set_title(f"{name}  (median {np.median(values):.3g}{missing})", fontsize=8, loc="left")
     axes.tick_params(labelsize=7)
     axes.spines[["top"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if name in LOGARITHMIC:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(list(np.geomspace(edges[0], edges[-1], 4))))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.set_xlim(edges[0], edges[-1])
     if better is None:
         axes.spines[["right"]].set_visible(False)
         return
     beside = axes.twinx()
-    places, kept = kept_curve(values, total, better)
-    some = np.unique(np.linspace(0, places.size - 1, 200).round().astype(int))  # enough for a curve of any number of samples
-    beside.plot(places[some], 100 * kept[some], color=KEPT_COLOUR, linewidth=1.3, drawstyle="default")
+    bounds = np.linspace(edges[0], edges[-1], CURVE_POINTS)
+    beside.plot(bounds, 100 * kept_shares(values, total, better, bounds), color=KEPT_COLOUR, linewidth=1.3)
     beside.set_ylim(0, 103)
     beside.set_yticks([0, 50, 100], labels=["0", "50", "100 %"])
     beside.tick_params(labelsize=7, colors=KEPT_COLOUR)
@@ -82,16 +91,19 @@ def _draw(axes: Axes, name: str, values: np.ndarray, total: int) -> None:
 
 
 def _edges(name: str, values: np.ndarray, better: str | None) -> np.ndarray:
+    """Borders of the bins: fewer where there are few values, at least a twentieth of the largest value wide in all."""
+    bins = int(np.clip(2 * np.sqrt(values.size), 8, BINS))
     tail = (1 - SHOWN_SHARE) / 2
     low, high = (float(value) for value in np.quantile(values, [tail, 1 - tail]))
+    if name in LOGARITHMIC:
+        middle = math.sqrt(low * high)
+        return np.geomspace(min(low, middle / LEAST_RATIO), max(high, middle * LEAST_RATIO), bins + 1)
     if better == "lower":
         low, high = 0.0, float(np.quantile(values, SHOWN_SHARE))
-    elif better == "higher":
-        high = max(high, min(1.0, float(values.max())))
-    width = max(high - low, 1e-3 * max(abs(high), 1e-3))
-    if name in LOGARITHMIC:
-        return np.geomspace(low, max(high, 1.01 * low), BINS + 1)
-    return np.linspace(low, low + width, BINS + 1)
+    width = max(high - low, LEAST_WIDTH * max(abs(low), abs(high)), 1e-3)
+    if name.endswith("fraction") or better == "higher":  # shares: the range stays inside [0, 1]
+        low = min(low, 1 - width)
+    return np.linspace(low, low + width, bins + 1)
 
 
 def _draw_limits(axes: Axes, bounds: Bounds) -> None:

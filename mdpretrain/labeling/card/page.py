@@ -20,6 +20,7 @@ from mdpretrain.labeling.quality import FIGURES
 
 HERE = pathlib.Path(__file__).parent
 REASONS_SHOWN = 20
+JPEG_QUALITY = 85
 CAPTION_FIGURES = ("consistency", "abs_rel_aligned", "log_scale", "boundary_sharpness", "near_m", "far_m")
 LONG_LISTS = ("shards",)  # of dataset.json, which the card counts
 
@@ -151,7 +152,7 @@ def panel_html(table: LabelTable, shown: ShownLabel, why: str, kept: bool) -> st
     if shown.confidence is not None:
         cells.append((f"confidence, mean {shown.confidence.mean():.2f}", colour.colour_share(shown.confidence)))
         bars.append(page.colour_bar("confidence", colour.share_gradient(), [(0.0, "0"), (0.5, "0.5"), (1.0, "1")]))
-    pictures = "".join(page.picture_cell(caption, page.picture_uri(picture, "jpg")) for caption, picture in cells)
+    pictures = "".join(page.picture_cell(caption, page.picture_uri(picture, "jpg", JPEG_QUALITY)) for caption, picture in cells)
     values = {name: float(table.columns[name][shown.row]) for name in CAPTION_FIGURES if name in table.columns}
     figures = " · ".join(f"{name} {value:.3g}" for name, value in values.items() if math.isfinite(value))
     tag = "" if kept else ' <span class="tag">left out by the thresholds</span>'
