@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from data_shards.atomic import write_atomically
-from mdpretrain.evaluation.colour import depth_scale
+from data_shards.colour import depth_scale
 from mdpretrain.evaluation.point_cloud import ply_bytes
 
 LARGEST_MILLIMETRES = 65535

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from data_shards import page
 from data_shards.atomic import write_atomically
 from mdpretrain.evaluation import curves, pictures, robustness_curves, tables
 from mdpretrain.evaluation.gap_section import comparison_section
@@ -57,7 +58,7 @@ def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
     Raises:
         ValueError: a run folder without a log, or the folder cannot be written.
     """
-    page = report_html(content)
+    content_html = report_html(content)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "metrics.json", (json.dumps(metrics_record(content), indent=1) + "\n").encode())
     if content.samples:
@@ -65,7 +66,7 @@ def write_report(content: ReportContent, folder: pathlib.Path) -> pathlib.Path:
     if content.robustness:
         write_atomically(folder / "robustness.json", (json.dumps(content.robustness, indent=1) + "\n").encode())
         write_atomically(folder / "robustness.png", robustness_curves.figure(content.robustness, "png"))
-    write_atomically(folder / "index.html", page.encode())
+    write_atomically(folder / "index.html", content_html.encode())
     return folder / "index.html"
 
 
@@ -91,6 +92,7 @@ def report_html(content: ReportContent) -> str:
     template = string.Template((HERE / "report_template.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(content.title),
+        style=page.style(),
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in content.facts),
         verdicts=_verdicts(content),
         tables="".join(_protocol_section(content, protocol) for protocol in content.protocols),
@@ -137,7 +139,7 @@ def _protocol_section(content: ReportContent, protocol: Protocol) -> str:
 def _robustness_section(points: list[dict[str, Any]]) -> str:
     if not points:
         return ""
-    uri = pictures.data_uri(robustness_curves.figure(points, "svg"), "image/svg+xml")
+    uri = page.data_uri(robustness_curves.figure(points, "svg"), "image/svg+xml")
     text = "The same frames with other prompts. Bands: 95 % of resampled images. Pixels that carry a prompt point do not count."
     heading = f'<article id="robustness"><h2>Robustness</h2><p>{text}</p>'
     return f'{heading}<img class="wide" src="{uri}" alt="error against the prompt\'s density, noise, outliers and pattern"></article>'
@@ -150,7 +152,7 @@ def _curves_section(runs: dict[str, pathlib.Path]) -> str:
         if svg is None:
             parts.append(f"<p>{escape(title)}: the log of {escape(str(folder))} holds no loss yet.</p>")
         else:
-            parts.append(f'<img src="{pictures.data_uri(svg, "image/svg+xml")}" alt="loss curves of {escape(title)}">')
+            parts.append(f'<img src="{page.data_uri(svg, "image/svg+xml")}" alt="loss curves of {escape(title)}">')
     return "".join(parts) or "<p>No training run was named.</p>"
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from mdpretrain.evaluation import colour
+from data_shards import colour
 from mdpretrain.evaluation.panels import NETWORKS, ShownSample
 
 CELL_INCHES = 1.9
