@@ -20,7 +20,7 @@ HELP = """usage: mdpretrain VERB [options]
   validate     the validation loss of a checkpoint: the same options and --ckpt_path
   label        write a teacher's pseudo-labels as shards
   evaluate     metrics, baselines and a report
-  predict      depth, colours and a point cloud from one image
+  predict      depth of an image, a folder of images or a video: arrays, pictures, point clouds, meshes, a depth video
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
   import-weights  released PromptDA or Depth Anything V2 weights -> a checkpoint to start from
   export       a PromptDA checkpoint -> a folder for transformers, or the original repository's file
@@ -43,7 +43,7 @@ COMMANDS = {
     "validate": ("mdpretrain.training_cli", "run_training"),
     "label": ("mdpretrain.labeling.command", "label_command"),
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
-    "predict": ("mdpretrain.evaluation.command", "predict_command"),
+    "predict": ("mdpretrain.inference.command", "predict_command"),
     "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
     "import-weights": ("mdpretrain.export.command", "import_weights_command"),
     "export": ("mdpretrain.export.command", "export_command"),
