@@ -266,15 +266,15 @@ class DepthModel:
         return batch, dataclasses.replace(prediction, values=prediction.values.float())
 
     def _own_size(self, photo: Photograph, depth_m: Tensor, seen: Tensor | None) -> np.ndarray:
-        """float32 (H, W) of one photograph, NaN where the network sees no surface."""
+        """float32 (H, W) of one photograph, NaN where the network sees no surface (everywhere, in a picture of the sky)."""
         width, height = photo.size
         depth_m = enlarge_depth(depth_m, height, width)
         there = depth_m.isfinite() & (depth_m > 0)
-        if seen is not None:
-            there &= enlarge_mask(seen, height, width)
         if not bool(there.any()):
             half = "" if self.precision == "32" else f"; half precision may overflow in this network, try 32 instead of {self.precision}"
             raise ValueError(f"{photo.name}: not one pixel of the predicted depth is finite and positive{half}")
+        if seen is not None:
+            there &= enlarge_mask(seen, height, width)
         return torch.where(there, depth_m, torch.nan)[0, 0].cpu().numpy()
 
     def _check_prompts(self, prompts_m: Sequence[np.ndarray] | None) -> None:

@@ -54,7 +54,7 @@ class Photograph:
         return dataclasses.replace(self, f_px=f_px, f_px_source=f"estimated by {by}", f_px_is_estimate=True)
 
 
-def read_photograph(path: pathlib.Path, focal_px: float | None = None, focal_source: str = "--focal-px") -> Photograph:
+def read_photograph(path: pathlib.Path, focal_px: float | int | None = None, focal_source: str = "--focal-px") -> Photograph:
     """Read an image, turned upright by its EXIF orientation, with the given focal length or the one EXIF states.
 
     Args:
@@ -76,7 +76,7 @@ def read_photograph(path: pathlib.Path, focal_px: float | None = None, focal_sou
         raise ValueError(text if text.startswith(f"{path}: ") else f"{path}: cannot be read as an image ({text})") from error
 
 
-def as_photograph(image: Any, focal_px: float | None, number: int) -> Photograph:
+def as_photograph(image: Any, focal_px: float | int | None, number: int) -> Photograph:
     """A path, a PIL image or a uint8 array (H, W, 3) RGB (or (H, W) grey) as a photograph.
 
     Args:
@@ -102,7 +102,7 @@ def as_photograph(image: Any, focal_px: float | None, number: int) -> Photograph
     return Photograph(name, pixels, *_focal(focal_px, "focal_px", None, pixels))
 
 
-def _photograph(image: Image.Image, name: str, focal_px: float | None, focal_source: str) -> Photograph:
+def _photograph(image: Image.Image, name: str, focal_px: float | int | None, focal_source: str) -> Photograph:
     if image.mode in DEPTH_MODES:
         raise ValueError(f"{name}: one channel of more than 8 bits (mode {image.mode}), a depth map perhaps; give an 8-bit colour image")
     equivalent = image.getexif().get_ifd(EXIF_BLOCK).get(EXIF_FOCAL_35MM)
@@ -110,7 +110,7 @@ def _photograph(image: Image.Image, name: str, focal_px: float | None, focal_sou
     return Photograph(name, pixels, *_focal(focal_px, focal_source, equivalent, pixels))
 
 
-def _focal(focal_px: float | None, source: str, equivalent_mm: Any, pixels: np.ndarray) -> tuple[float | None, str]:
+def _focal(focal_px: float | int | None, source: str, equivalent_mm: Any, pixels: np.ndarray) -> tuple[float | None, str]:
     """Focal length in pixels and its source. EXIF's 35 mm equivalent goes by the diagonal: f_px = f_35 / 43.27 mm * sqrt(W^2 + H^2)."""
     if focal_px is not None:
         return float(focal_px), source
@@ -119,7 +119,7 @@ def _focal(focal_px: float | None, source: str, equivalent_mm: Any, pixels: np.n
     return None, "unknown"
 
 
-def _check_focal(focal_px: float | None, name: str) -> None:
+def _check_focal(focal_px: float | int | None, name: str) -> None:
     if focal_px is not None and not (math.isfinite(focal_px) and focal_px > 0):
         raise ValueError(f"{name} {focal_px}: a focal length is a positive number of pixels")
 

@@ -198,7 +198,7 @@ def test_too_little_memory_is_one_sentence():
         def forward(self, batch):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(ValueError, match=r"a batch of 1 at 16 x 16 does not fit .*--batch-size"):
+    with pytest.raises(ValueError, match=r"a batch of 1 at 518 x 518 does not fit .*--batch-size"):
         model_of(Greedy()).predict(np.zeros((16, 16, 3), np.uint8))
 
 
