@@ -50,6 +50,16 @@ class IndexEntry:
         record["figures"] = None if self.figures is None else dict(sorted(self.figures.items()))
         return {name: value for name, value in record.items() if value is not None}
 
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it is a sidecar's entry for a sample to which it adds nothing: its meta alone."""
+        return self.members.keys() == {META_SUFFIX}
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it has the field ``depth``."""
+        return any(suffix.startswith("depth.") for suffix in self.members)
+
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> IndexEntry:
         """Inverse of ``to_json``."""
@@ -170,11 +180,16 @@ def build_index(tar_path: Path | str) -> ShardIndex:
 
 
 def entry_of(key: str, meta: bytes, places: dict[str, tuple[int, int, int]]) -> IndexEntry:
-    """The index entry of one sample, with group, source and licence from its meta.json."""
+    """The index entry of one sample, with group, source and licence from its meta.json, and of a pseudo-label also its quality figures,
+    so that a mixture filters by them without opening the tar."""
     try:
         record = json.loads(meta)
-        return IndexEntry(key, str(record["group"]), str(record["source"]), places, str(record.get("licence", "unknown")))
-    except (ValueError, KeyError, TypeError) as error:
+        figures = record.get("quality")
+        if figures is not None:
+            figures = {str(name): None if value is None else float(value) for name, value in figures.items()}
+        licence = str(record.get("licence", "unknown"))
+        return IndexEntry(key, str(record["group"]), str(record["source"]), places, licence, figures)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{key}: {META_SUFFIX} is damaged ({error!r})") from error
 
 

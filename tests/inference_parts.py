@@ -50,6 +50,14 @@ class FocalEstimating(nn.Module):
         return DepthPrediction(depth, DepthSpace.METRIC, mask=mask, estimated_f_px=estimate)
 
 
+class CanonicalEstimating(nn.Module):
+    """Canonical inverse depth of 0.1 with an own estimate of the focal length, as Depth Pro has it."""
+
+    def forward(self, batch: DepthBatch) -> DepthPrediction:
+        estimate = torch.full((len(batch),), ESTIMATED_F_OVER_WIDTH * batch.image.shape[-1])
+        return DepthPrediction(torch.full_like(batch.depth, 0.1), DepthSpace.CANONICAL_INVERSE, estimated_f_px=estimate)
+
+
 class Overflowing(nn.Module):
     """Nothing but infinities, as half precision may give."""
 

@@ -214,10 +214,10 @@ class DepthModel:
         if self._refuses_unknown_cameras:
             self._refuse_unknown(photos)
         batch, prediction = self._forward(photos, size, prompts_m)
-        if prediction.space is DepthSpace.CANONICAL_INVERSE:
+        photos = _own_estimates(photos, prediction, batch.image.shape[-1], self.name)
+        if prediction.space is DepthSpace.CANONICAL_INVERSE and prediction.estimated_f_px is None:
             self._refuses_unknown_cameras = True
             self._refuse_unknown(photos)
-        photos = _own_estimates(photos, prediction, batch.image.shape[-1], self.name)
         depth_m = self.predictor.metres(prediction, batch)
         seen = surface_mask(prediction)
         how = HowPredicted(self.name, type(self.predictor.network).__name__, _sides(batch.image), self.precision, self.fingerprint)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from inference_parts import Brightness, FocalEstimating, InverseRamp, Overflowing, model_of, noise_image, save_image, write_student
+from inference_parts import Brightness, CanonicalEstimating, FocalEstimating, InverseRamp, Overflowing, model_of, noise_image, save_image, write_student
 from PIL import Image
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, make_sample, png
 from training_parts import PREPARATION, TEACHER_NETWORK, build
@@ -141,6 +141,13 @@ def test_a_networks_own_estimate_is_used_and_called_an_estimate(tmp_path):
     given = model_of(FocalEstimating()).predict(np.zeros((100, 200, 3), np.uint8), focal_px=100)
     assert given.f_px == 100 and not given.photo.f_px_is_estimate
     np.testing.assert_allclose(given.depth_m[:, 50:], 5.0, rtol=1e-6)
+
+
+def test_an_estimate_turns_canonical_depth_into_metres():
+    depths = model_of(CanonicalEstimating()).predict([np.zeros((16, 32, 3), np.uint8)] * 2, focal_px=[None, 64])
+    assert [depth.f_px for depth in depths] == [pytest.approx(0.8 * 32), 64]
+    np.testing.assert_allclose(depths[0].depth_m, 8.0, rtol=1e-5)  # f / (W * 0.1)
+    np.testing.assert_allclose(depths[1].depth_m, 20.0, rtol=1e-5)
 
 
 def test_another_network_estimates_the_focal_length_of_those_that_have_none():
