@@ -137,6 +137,16 @@ def members_to_sample(key: str, members: dict[str, bytes], fields: Collection[st
     )
 
 
+def members_to_depth(key: str, members: dict[str, bytes]) -> tuple[SampleMeta, np.ndarray | None]:
+    """The meta and the depth map alone, of a sample or of a sidecar; None where there is no depth, as in a sidecar's stand-in.
+
+    Raises:
+        ValueError: a damaged member; names key and member.
+    """
+    meta = meta_from_bytes(key, members)
+    return meta, _read_depth(key, "depth", members, meta)
+
+
 def suffixes_for(fields: Collection[str], available: Collection[str]) -> list[str]:
     """Which of the ``available`` member suffixes hold image, depth, meta and the optional ``fields``, for a partial read."""
     wanted = {"image", "depth", "meta", *fields}

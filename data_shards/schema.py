@@ -82,7 +82,8 @@ class SampleMeta:
 
     ``group`` names what must not be split between training and evaluation (a scene, a drive, a walk).
     ``image_size`` is (width, height). ``encodings`` maps a depth field to the parameters its codec needs.
-    ``teacher`` is the fingerprint of the network that wrote a pseudo-label; ``quality`` its per-sample figures.
+    ``teacher`` is the fingerprint of the network that wrote a pseudo-label; ``quality`` its per-sample figures, None for one that has
+    no value; the shard's index repeats them, so that a mixture filters by them.
     ``canonical`` is written to meta.json only where it is true.
     """
 

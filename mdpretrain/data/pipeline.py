@@ -185,17 +185,24 @@ class SamplePipeline:
         self, sample: Sample, depth: np.ndarray, crop: tuple[float, float] | None, rng: np.random.Generator
     ) -> tuple[View, np.ndarray]:
         """The view and the depth map seen in it; ``crop`` stands in for the augmentation's own range."""
-        size, options = sample.meta.image_size, self.augmentation
-        if self.image_size is None:
-            view = whole_view(size, self.long_side, self.multiple)
-            return view, sample_depth(depth, view, size)
+        size, options = sample.meta.image_size, None if self.image_size is None else self.augmentation
         for _ in range(0 if options is None else CROP_ATTEMPTS):
             view = random_view(size, self.image_size, crop or options.crop, options.stretch, options.flip, rng)  # type: ignore[union-attr]
             seen = sample_depth(depth, view, size)
             if np.isfinite(seen).any():
                 return view, seen
-        view = covering_view(size, self.image_size) if self.cut is None else cut_view(size, self.image_size, self.cut)
+        view = self.fixed_view(size)
         return view, sample_depth(depth, view, size)
+
+    def fixed_view(self, size: tuple[int, int]) -> View:
+        """What is seen without augmentation of an image of ``size`` (width, height).
+
+        Raises:
+            ImageSmallerThanCut: see ``crops.cut_view``.
+        """
+        if self.image_size is None:
+            return whole_view(size, self.long_side, self.multiple)
+        return covering_view(size, self.image_size) if self.cut is None else cut_view(size, self.image_size, self.cut)
 
     def _z_depth(self, sample: Sample, depth: np.ndarray, options: RowOptions) -> np.ndarray:
         """Z-depth wherever the camera is known, limited to the source's range if metric."""

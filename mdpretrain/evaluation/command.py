@@ -9,6 +9,7 @@ import pathlib
 from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
+from mdpretrain.evaluation.contestants import parse_compared
 from mdpretrain.evaluation.passes import read_prompt_options
 from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS
 from mdpretrain.evaluation.protocols import PROTOCOLS
@@ -22,6 +23,9 @@ def evaluation_parser() -> argparse.ArgumentParser:
     path = pathlib.Path
     parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
     parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
+    compared = "networks (checkpoint, run folder or model folder) and stored depth to compare, the first being the reference"
+    parser.add_argument("--compare", nargs="+", default=[], metavar="NAME=WHAT", help=f"{compared}; NAME=labels:FOLDER, NAME=shards:FOLDER")
+    parser.add_argument("--compare-all", action="store_true", help="in all pairs; else more than three are compared with the first each")
     parser.add_argument("--shards", type=path_or_address, nargs="+", required=True, help="shard folders to evaluate on, local or addresses")
     parser.add_argument("--output", type=path, required=True, help="folder for index.html and metrics.json")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="centre crop of every image")
@@ -31,13 +35,15 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", type=path, metavar="RECIPE", help="draw prompts as the data.prompt of this recipe or config.yaml says")
     protocols = f"{', '.join(PROMPT_PROTOCOLS)}; NAME@PIXELS measures under another pixel protocol"
     parser.add_argument("--prompt-protocol", nargs="+", default=[], metavar="NAME", help=protocols)
-    parser.add_argument("--count-prompt-pixels", action="store_true", help="with --prompt-protocol: as published tables do")
+    parser.add_argument("--count-prompt-pixels", action="store_true", help="with --prompt-protocol or --compare: as published tables do")
     parser.add_argument("--prior", metavar="CHECKPOINT|FOLDER|stored", help="what gmdr and pdsa align; the teacher's own when left out")
     axes = f"curves over prompts, comma-separated: {', '.join(AXES)}"
     parser.add_argument("--robustness", type=lambda text: text.split(","), default=[], metavar="AXES", help=axes)
     parser.add_argument("--seen-patterns", nargs="+", help="kinds of prompt the teacher was trained on (else from its run's config.yaml)")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images; 0 for no intervals")
     parser.add_argument("--training-shards", type=path_or_address, nargs="+", default=[], help="for the median-depth baseline")
+    sidecars = "labels of the training shards, folder by folder: the median is theirs"
+    parser.add_argument("--training-sidecars", type=path_or_address, nargs="+", default=[], help=sidecars)
     parser.add_argument("--protocol", nargs="+", help=f"default metric_default; {', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
     parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
     parser.add_argument("--include", nargs="+", help="glob patterns of keys or groups; all samples when left out")
@@ -63,7 +69,7 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
     """What the options ask for; the device by the name that was given, for a sweep may be read on another machine than its runs.
 
     Raises:
-        ValueError: what ``chosen_prompt`` and ``parse_runs`` refuse.
+        ValueError: what ``chosen_prompt``, ``parse_runs`` and ``parse_compared`` refuse.
     """
     return EvaluationRequest(
         shards=options.shards,
@@ -73,8 +79,11 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         multiple=options.multiple,
         teacher=options.teacher,
         student=options.student,
+        compared=parse_compared(options.compare),
+        compare_all=options.compare_all,
         prior=options.prior,
         training_shards=options.training_shards,
+        training_sidecars=options.training_sidecars,
         prompt=chosen_prompt(options.prompt_count, options.prompt),
         prompt_protocols=options.prompt_protocol,
         count_prompt_pixels=options.count_prompt_pixels,

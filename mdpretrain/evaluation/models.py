@@ -51,8 +51,12 @@ def choose_prior(text: str, device: str) -> FrozenPrior:
     return prior.to(device)
 
 
-def prompt_baselines(teacher: Predictor | None, prior_text: str | None, device: str, facts: Facts) -> tuple[dict[str, Model], Prior | None]:
+def prompt_baselines(
+    teacher: Predictor | None, prior_text: str | None, device: str, facts: Facts, name: str = "the teacher"
+) -> tuple[dict[str, Model], Prior | None]:
     """``nearest`` and ``linear``; ``gmdr`` and ``pdsa`` where there is a prior: the one asked for, else the teacher's own.
+
+    ``name`` is what the teacher is called in the facts.
 
     Returns:
         The models, and the prior they share (None without), which is computed once a batch.
@@ -61,9 +65,9 @@ def prompt_baselines(teacher: Predictor | None, prior_text: str | None, device: 
     own = None if teacher is None else teacher.prior
     prior = own if prior_text is None else choose_prior(prior_text, device)
     if prior is None:
-        facts.append(("gmdr, pdsa", "left out: the teacher has no prior of its own to align; choose one with --prior"))
+        facts.append(("gmdr, pdsa", f"left out: {name} has no prior of its own to align; choose one with --prior"))
         return models, None
-    facts.append(("prior of gmdr and pdsa", "the teacher's own" if prior_text is None else prior_text))
+    facts.append(("prior of gmdr and pdsa", f"{name}'s own" if prior_text is None else prior_text))
     shared = baselines.once_per_batch(prior)
     preparation = baseline_preparation(None if teacher is None else teacher.preparation)
     return {**models, **baselines.aligned_prior_baselines(shared, preparation)}, shared

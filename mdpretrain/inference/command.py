@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from data_shards.cli_verb import FINDINGS, GOOD, INTERRUPTED
-from mdpretrain.evaluation.colour import DepthScale
+from data_shards.colour import DepthScale
 from mdpretrain.inference.batches import DEFAULT_LONG_SIDE, NetworkSize
 from mdpretrain.inference.folder import FolderRequest, list_jobs, predict_folder, write_failures
 from mdpretrain.inference.formats import FORMATS, MILLIMETRES, WriteOptions, format_names

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from data_shards.colour import DepthScale, depth_scale
 from data_shards.schema import Camera
-from mdpretrain.evaluation.colour import DepthScale, depth_scale
 from mdpretrain.inference.mesh import EDGE_RATIO, glb_bytes, mesh_step
 from mdpretrain.inference.point_cloud import ply_bytes
 

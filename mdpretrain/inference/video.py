@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_shards.colour import DepthScale, depth_scale
 from data_shards.progress import progress_bar
-from mdpretrain.evaluation.colour import DepthScale, depth_scale
 from mdpretrain.inference.batches import NetworkSize
 from mdpretrain.inference.formats import WriteOptions
 from mdpretrain.inference.model import DepthModel

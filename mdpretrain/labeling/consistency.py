@@ -35,18 +35,19 @@ def log_depth(depth_m: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def disagreement(log_a: np.ndarray, log_b: np.ndarray) -> np.ndarray:
     """d of the formula above, float32 (H, W) from two maps of log depth; NaN where either has no value."""
     height, width = log_a.shape
-    no_value = np.isnan(log_a) | np.isnan(log_b)
-    a = np.where(np.isnan(log_a), np.float32(NOTHING), log_a)
-    b = np.pad(np.where(np.isnan(log_b), np.float32(-NOTHING), log_b), 1, constant_values=-NOTHING)
-    of_a = np.full((height, width), np.inf, np.float32)
-    of_b = np.full((height + 2, width + 2), np.inf, np.float32)
+    a = np.nan_to_num(log_a, nan=NOTHING)
+    b = np.full((height + 2, width + 2), -NOTHING, np.float32)
+    b[1:-1, 1:-1] = np.nan_to_num(log_b, nan=-NOTHING)
+    of_a, of_b = np.full_like(a, np.inf), np.full_like(b, np.inf)
+    difference = np.empty_like(a)
     for down, right in NEIGHBOURS:
         window = (slice(1 + down, 1 + down + height), slice(1 + right, 1 + right + width))
-        difference = np.abs(b[window] - a)  # |log b(p + step) - log a(p)|: of p's value in b, and of (p + step)'s value in a
+        np.subtract(b[window], a, out=difference)  # log b(p + step) - log a(p): of p's value in b, and of (p + step)'s value in a
+        np.abs(difference, out=difference)
         np.minimum(of_a, difference, out=of_a)
         np.minimum(of_b[window], difference, out=of_b[window])
     result = np.maximum(of_a, of_b[1:-1, 1:-1])
-    result[no_value] = np.nan
+    result[np.isnan(log_a) | np.isnan(log_b)] = np.nan
     return result
 
 
@@ -62,13 +63,14 @@ def spread_of(log_label: np.ndarray, log_alternatives: Mapping[str, np.ndarray])
     """
     total, passes = np.zeros_like(log_label), np.zeros_like(log_label)
     for log_other in log_alternatives.values():
-        square = disagreement(log_label, log_other) ** 2
-        found = ~np.isnan(square)
-        total += np.where(found, square, np.float32(0))
-        passes += found
+        found = disagreement(log_label, log_other)
+        passes += ~np.isnan(found)
+        total += np.nan_to_num(np.square(found, out=found), copy=False, nan=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.where(passes > 0, np.sqrt(total / passes), np.float32(np.inf))
-    return np.where(np.isnan(log_label), np.float32(np.nan), spread)
+        spread = np.sqrt(np.divide(total, passes, out=total), out=total)
+    spread[passes == 0] = np.inf
+    spread[np.isnan(log_label)] = np.nan
+    return spread
 
 
 def confidence_of(spread: np.ndarray) -> np.ndarray:
@@ -80,4 +82,13 @@ def median_ratio(log_a: np.ndarray, log_b: np.ndarray) -> float | None:
     """Median of |log a - log b| where both have a value, without the tolerance of a pixel; None where they share none."""
     difference = np.abs(log_a - log_b)
     shared = difference[~np.isnan(difference)]
-    return float(np.median(shared)) if shared.size else None
+    return quantile(shared, 0.5) if shared.size else None
+
+
+def quantile(values: np.ndarray, share: float) -> float:
+    """The ``share`` quantile of values (N,), N at least 1, none NaN, as ``np.quantile`` has it, in half the time."""
+    place = share * (values.size - 1)
+    below = int(place)
+    parted = np.partition(values, below)
+    low = float(parted[below])
+    return low if place == below else low + (place - below) * (float(parted[below + 1 :].min()) - low)

@@ -13,31 +13,40 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mdpretrain.labeling.consistency import TOLERANCE, confidence_of, log_depth, median_ratio, spread_of
+from mdpretrain.labeling.consistency import TOLERANCE, confidence_of, log_depth, median_ratio, quantile, spread_of
 from mdpretrain.labeling.sharpness import boundary_sharpness
 
 FLIP, HALF_A, HALF_B, SPARSE = "flip", "disjoint_a", "disjoint_b", "sparse"
 OUTLIER_LOG_RATIO = math.log(1.25)
 NEAR_QUANTILE, FAR_QUANTILE = 0.01, 0.99
 
-# name -> what it says; the order is that of the label card
+
+@dataclasses.dataclass(frozen=True)
+class FigureRecord:
+    """What a figure says, and whether a label is better where it is "higher", "lower" or, None, neither."""
+
+    meaning: str
+    better: str | None = None
+
+
+# The order is that of the label card.
 FIGURES = {
-    "valid_fraction": "share of the pixels whose label is a finite depth (sky is not)",
-    "sky_fraction": "share of the pixels that the source says are sky",
-    "measured_fraction": "share of the pixels that the source measured",
-    "prompt_fraction": "share of the pixels that the teacher was told",
-    "log_scale": "median of log(label / measured): 0 where the label has the source's scale",
-    "abs_rel": "mean of |label - measured| / measured",
-    "abs_rel_aligned": "the same after the median scale is taken out",
-    "outlier_fraction": "share of the measured pixels more than a factor 1.25 off, the median scale taken out",
-    "flip_disagreement": "median of |log ratio| between the label and the mirrored pass",
-    "prompt_disagreement": "median of |log ratio| between the passes with two disjoint halves of the prompt",
-    "density_disagreement": "median of |log ratio| between the label and the pass with a quarter of the prompt",
-    "consistency": f"share of the label's pixels where all passes agree within {TOLERANCE:.0%}",
-    "confidence_mean": "mean of the confidence map over the label's pixels",
-    "boundary_sharpness": "how far depth edges happen in one step, upon an image edge",
-    "near_m": "1 % quantile of the label",
-    "far_m": "99 % quantile of the label",
+    "valid_fraction": FigureRecord("share of the pixels whose label is a finite depth (sky is not)", "higher"),
+    "sky_fraction": FigureRecord("share of the pixels that the source says are sky"),
+    "measured_fraction": FigureRecord("share of the pixels that the source measured", "higher"),
+    "prompt_fraction": FigureRecord("share of the pixels that the teacher was told"),
+    "log_scale": FigureRecord("median of log(label / measured): 0 where the label has the source's scale"),
+    "abs_rel": FigureRecord("mean of |label - measured| / measured", "lower"),
+    "abs_rel_aligned": FigureRecord("the same after the median scale is taken out", "lower"),
+    "outlier_fraction": FigureRecord("share of the measured pixels more than a factor 1.25 off, the median scale taken out", "lower"),
+    "flip_disagreement": FigureRecord("median of |log ratio| between the label and the mirrored pass", "lower"),
+    "prompt_disagreement": FigureRecord("median of |log ratio| between the passes with two disjoint halves of the prompt", "lower"),
+    "density_disagreement": FigureRecord("median of |log ratio| between the label and the pass with a quarter of the prompt", "lower"),
+    "consistency": FigureRecord(f"share of the label's pixels where all passes agree within {TOLERANCE:.0%}", "higher"),
+    "confidence_mean": FigureRecord("mean of the confidence map over the label's pixels", "higher"),
+    "boundary_sharpness": FigureRecord("how far depth edges happen in one step, upon an image edge", "higher"),
+    "near_m": FigureRecord("1 % quantile of the label, in metres"),
+    "far_m": FigureRecord("99 % quantile of the label, in metres"),
 }
 
 
@@ -108,20 +117,20 @@ def _agreement(log_label: np.ndarray, log_measured: np.ndarray) -> dict[str, flo
     log_ratio = log_ratio[~np.isnan(log_ratio)]
     if not log_ratio.size:
         return dict.fromkeys(("log_scale", "abs_rel", "abs_rel_aligned", "outlier_fraction"))
-    log_scale = np.median(log_ratio)
+    log_scale = quantile(log_ratio, 0.5)
+    aligned = log_ratio - np.float32(log_scale)
     return {
-        "log_scale": float(log_scale),
+        "log_scale": log_scale,
         "abs_rel": float(np.abs(np.expm1(log_ratio)).mean(dtype=np.float64)),
-        "abs_rel_aligned": float(np.abs(np.expm1(log_ratio - log_scale)).mean(dtype=np.float64)),
-        "outlier_fraction": float((np.abs(log_ratio - log_scale) > OUTLIER_LOG_RATIO).mean()),
+        "abs_rel_aligned": float(np.abs(np.expm1(aligned)).mean(dtype=np.float64)),
+        "outlier_fraction": float((np.abs(aligned) > OUTLIER_LOG_RATIO).mean()),
     }
 
 
 def _range(log_values: np.ndarray) -> dict[str, float | None]:
     if not log_values.size:
         return {"near_m": None, "far_m": None}
-    near, far = np.exp(np.quantile(log_values, [NEAR_QUANTILE, FAR_QUANTILE]).astype(np.float64))
-    return {"near_m": float(near), "far_m": float(far)}
+    return {"near_m": math.exp(quantile(log_values, NEAR_QUANTILE)), "far_m": math.exp(quantile(log_values, FAR_QUANTILE))}
 
 
 def label_quality(label_m: np.ndarray, measured_m: np.ndarray, valid: np.ndarray, prompt_mask: np.ndarray | None) -> dict[str, float]:

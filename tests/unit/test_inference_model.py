@@ -8,7 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from inference_parts import Brightness, CanonicalEstimating, FocalEstimating, InverseRamp, Overflowing, model_of, noise_image, save_image, write_student
+from inference_parts import (
+    Brightness,
+    CanonicalEstimating,
+    FocalEstimating,
+    InverseRamp,
+    Overflowing,
+    model_of,
+    noise_image,
+    save_image,
+    write_student,
+)
 from PIL import Image
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, make_sample, png
 from training_parts import PREPARATION, TEACHER_NETWORK, build

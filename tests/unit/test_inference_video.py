@@ -11,7 +11,7 @@ import pytest
 from inference_parts import Brightness, FocalEstimating, InverseRamp, greys, model_of, write_video
 from training_parts import PREPARATION, build
 
-from mdpretrain.evaluation.colour import DepthScale
+from data_shards.colour import DepthScale
 from mdpretrain.inference import video_files
 from mdpretrain.inference.batches import NetworkSize
 from mdpretrain.inference.formats import WriteOptions
