@@ -80,7 +80,7 @@ class Predictor(nn.Module):
         return self.metres(self(batch), batch)
 
     def metres(self, prediction: DepthPrediction, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
-        """Depth in metres from a prediction of this batch: by the camera where it is known, else by the focal length that the network estimates.
+        """Depth in metres from a prediction of this batch: by the camera where it is known, else by the network's own focal length.
 
         Raises:
             ValueError: the network's output has no metres in it, or it needs a camera that an image lacks, naming its key.
