@@ -21,7 +21,7 @@ HELP = """usage: mdpretrain VERB [options]
   label        write a teacher's pseudo-labels as shards
   label-report  the label card: figures, thresholds and samples of a folder of labels, one page
   evaluate     metrics, baselines and a report
-  predict      depth, colours and a point cloud from one image
+  predict      depth of an image, a folder of images or a video: arrays, pictures, point clouds, meshes, a depth video
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
   import-weights  released PromptDA or Depth Anything V2 weights -> a checkpoint to start from
   export       a PromptDA checkpoint -> a folder for transformers, or the original repository's file
@@ -45,7 +45,7 @@ COMMANDS = {
     "label": ("mdpretrain.labeling.command", "label_command"),
     "label-report": ("mdpretrain.labeling.card.command", "label_report_command"),
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
-    "predict": ("mdpretrain.evaluation.command", "predict_command"),
+    "predict": ("mdpretrain.inference.command", "predict_command"),
     "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
     "import-weights": ("mdpretrain.export.command", "import_weights_command"),
     "export": ("mdpretrain.export.command", "export_command"),

@@ -1,4 +1,4 @@
-"""``mdpretrain evaluate`` and ``mdpretrain predict``: arguments in, files out."""
+"""``mdpretrain evaluate``: arguments in, a report out."""
 
 from __future__ import annotations
 
@@ -6,26 +6,15 @@ import argparse
 import dataclasses
 import pathlib
 
-import torch
-
 from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
 from mdpretrain.evaluation.contestants import is_stored, parse_compared
 from mdpretrain.evaluation.passes import read_prompt_options
-from mdpretrain.evaluation.prediction_files import write_prediction
 from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS
 from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.evaluation.robustness import AXES
-from mdpretrain.evaluation.single_image import (
-    network_size,
-    photograph_batch,
-    photograph_intrinsics,
-    predict_photograph,
-    read_photograph,
-    read_prompt,
-)
-from mdpretrain.tasks.predictor import add_weights_option, load_predictor
+from mdpretrain.tasks.predictor import add_weights_option, choose_device
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -116,36 +105,6 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
     )
 
 
-def predict_command(argv: list[str]) -> int:
-    """``mdpretrain predict image.jpg --checkpoint CKPT [--focal-px F] [--prompt depth.png]``: depth of one photograph."""
-    parser = argparse.ArgumentParser(prog="mdpretrain predict", description="Depth, colours and a point cloud from one image.")
-    path = pathlib.Path
-    parser.add_argument("image", type=path)
-    parser.add_argument("--checkpoint", type=path, required=True, help="checkpoint or run folder")
-    parser.add_argument("--output", type=path, default=path("predictions"), help="folder for the files (default: predictions)")
-    parser.add_argument("--focal-px", type=float, help="focal length in pixels of this image; EXIF is read when left out")
-    parser.add_argument("--prompt", type=path, help="sparse or low-resolution metric depth: 16-bit png, or npy in metres")
-    parser.add_argument("--prompt-scale", type=float, default=1000.0, help="png units per metre (default 1000: millimetres)")
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size the network sees")
-    parser.add_argument("--long-side", type=int, default=518, help="without --image-size: the longer side the network sees, aspect kept")
-    parser.add_argument("--device", default="auto")
-    add_weights_option(parser)
-    options = parser.parse_args(argv)
-    photo = read_photograph(options.image, options.focal_px)
-    prompt_m = None if options.prompt is None else read_prompt(options.prompt, options.prompt_scale)
-    device = choose_device(options.device)
-    predictor = load_predictor(options.checkpoint, device, options.weights)
-    multiple = getattr(getattr(predictor.network, "encoder", None), "stride", 1)
-    size = options.image_size or network_size(photo.pixels.shape[0], photo.pixels.shape[1], options.long_side, multiple)
-    batch = photograph_batch(photo, size[0], size[1], str(options.image), prompt_m)
-    depth = predict_photograph(predictor, photo, batch, device)
-    written = write_prediction(options.output, options.image.stem, depth, photo.pixels, photograph_intrinsics(photo))
-    print(f"focal length: {'unknown' if photo.focal_px is None else f'{photo.focal_px:.1f} px'} ({photo.focal_source})")
-    for line in [*(f"wrote {file}" for file in written.files), *written.notes]:
-        print(line)
-    return 0
-
-
 def chosen_prompt(count: list[int] | None, recipe: pathlib.Path | None) -> PromptOptions | None:
     """``--prompt-count`` or ``--prompt``.
 
@@ -175,21 +134,6 @@ def patterns_of_all(networks: list[pathlib.Path | None]) -> list[str] | None:
     """The kinds of prompt that the prompted network was trained on; None where that is not known, or differs between several."""
     found = {tuple(patterns) for network in networks if (patterns := trained_patterns(network)) is not None}
     return list(found.pop()) if len(found) == 1 else None
-
-
-def choose_device(name: str) -> str:
-    """ "auto" is the first GPU where there is one, else the CPU.
-
-    Raises:
-        ValueError: a device that this machine or torch does not have.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: torch cannot use it here ({str(error).splitlines()[0]})") from error
-    return name
 
 
 def parse_runs(texts: list[str]) -> dict[str, pathlib.Path]:

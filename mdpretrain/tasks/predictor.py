@@ -76,12 +76,15 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def depth_m(self, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
-        """Depth along the optical axis in metres: by the camera where it is known, else by the focal length that the network estimates.
+        """Depth along the optical axis in metres; raises what ``metres`` raises."""
+        return self.metres(self(batch), batch)
+
+    def metres(self, prediction: DepthPrediction, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
+        """Depth in metres from a prediction of this batch: by the camera where it is known, else by the network's own focal length.
 
         Raises:
             ValueError: the network's output has no metres in it, or it needs a camera that an image lacks, naming its key.
         """
-        prediction = self(batch)
         refuse_relative(prediction, self)
         if prediction.space is DepthSpace.METRIC:
             return prediction.values
@@ -116,6 +119,21 @@ def fingerprint_of(modules: dict[str, nn.Module]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def choose_device(name: str) -> str:
+    """ "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: a device that this machine or torch does not have.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: torch cannot use it here ({str(error).splitlines()[0]})") from error
+    return name
 
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:

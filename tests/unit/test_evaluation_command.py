@@ -1,4 +1,4 @@
-"""The two commands from arguments to files, on tiny shards with closed-form networks in the place of trained ones."""
+"""``mdpretrain evaluate`` from arguments to files, on tiny shards with closed-form networks in the place of trained ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, plane_depth, png, write_folder
@@ -64,7 +63,6 @@ def shards(tmp_path, monkeypatch):
     """Folders for training and evaluation, and checkpoints by name."""
     fake = lambda checkpoint, device="cpu", weights="trained": PREDICTORS[checkpoint.name]()  # noqa: E731
     monkeypatch.setattr(assembly, "load_predictor", fake)
-    monkeypatch.setattr(command, "load_predictor", fake)
     nearer = plane_depth(CAMERA, WIDTH, HEIGHT) / 2
     write_folder(tmp_path / "train", [3], "train", depth=nearer)
     write_folder(tmp_path / "held", [2, 1], "held")
@@ -252,38 +250,3 @@ def test_an_unknown_camera_is_unanswered_by_a_student(shards):
     batch.intrinsics[1] = math.nan
     depth = predictor_model(PREDICTORS["student.ckpt"]())(batch)
     assert depth[1].isnan().all() and torch.allclose(depth[[0, 2]][batch.valid[[0, 2]]], 1.2 * batch.depth[[0, 2]][batch.valid[[0, 2]]])
-
-
-class InverseRamp(nn.Module):
-    """Canonical inverse depth that grows to the right: what a student gives without any ground truth."""
-
-    def forward(self, batch):
-        ramp = torch.linspace(0.1, 0.5, batch.image.shape[-1]).expand_as(batch.depth)
-        return DepthPrediction(ramp.contiguous(), DepthSpace.CANONICAL_INVERSE)
-
-
-def test_predict_writes_its_four_files_and_asks_for_the_focal_length(shards, monkeypatch, capsys):
-    monkeypatch.setitem(PREDICTORS, "student.ckpt", lambda: NamedPredictor(InverseRamp()))
-    image = shards / "photo.png"
-    image.write_bytes(png(coordinate_image(WIDTH, HEIGHT)))
-    common = [str(image), "--checkpoint", "student.ckpt", "--output", str(shards / "out"), "--image-size", "36", "48", "--device", "cpu"]
-    with pytest.raises(ValueError, match="--focal-px"):
-        command.predict_command(common)
-    assert command.predict_command([*common, "--focal-px", "96"]) == 0
-    out = capsys.readouterr().out
-    assert "focal length: 96.0 px (--focal-px)" in out
-    assert sorted(p.name for p in (shards / "out").iterdir()) == ["photo.npy", "photo.ply", "photo_colour.png", "photo_mm.png"]
-    np.testing.assert_allclose(np.load(shards / "out/photo.npy")[7], 96 / (48 * np.linspace(0.1, 0.5, 48)), rtol=1e-5)
-
-
-def test_predict_with_a_prompt(shards, capsys):
-    image, prompt = shards / "photo.png", shards / "prompt.npy"
-    image.write_bytes(png(coordinate_image(WIDTH, HEIGHT)))
-    np.save(prompt, np.full((9, 12), 2.5, dtype=np.float32))
-    common = [str(image), "--checkpoint", "teacher.ckpt", "--output", str(shards / "out"), "--long-side", "48", "--device", "cpu"]
-    with pytest.raises(ValueError, match="--prompt"):
-        command.predict_command(common)
-    assert command.predict_command([*common, "--prompt", str(prompt)]) == 0
-    np.testing.assert_allclose(np.load(shards / "out/photo.npy"), 2.5, rtol=1e-4)
-    out = capsys.readouterr().out
-    assert "unknown" in out and "not written" in out and not (shards / "out/photo.ply").exists()
