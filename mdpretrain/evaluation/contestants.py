@@ -90,4 +90,5 @@ def open_stored(compared: Mapping[str, list[str]], shards: list[ShardPath], fact
         found[name] = StoredMaps(name, folders, evaluated, labels=prefix == LABELS)
         what = "pseudo-labels" if prefix == LABELS else "depth"
         facts.append((name, f"{what} of {found[name].joined} of the samples in {', '.join(map(str, folders))}"))
+    facts.append(("holes of stored depth", "a pixel that one of these maps lacks counts for no model"))
     return found
