@@ -313,6 +313,10 @@ def test_medians_of_sidecar_labels_of_holes_and_without_cameras(shards):
     joined = overall(run(shards, "student=student", more=(*common, "--training-sidecars", str(shards / "labels"))))
     assert joined["median_depth"]["abs_rel"] == pytest.approx(0.5, rel=0.01)
     assert joined["median_depth_canonical"]["abs_rel"] == pytest.approx(0.5, rel=0.01)
+    write_labels(shards / "fewer", ("train", [2]), 0.5, stand_ins=("train/0001",))
+    run(shards, "student=student", more=(*common, "--training-sidecars", str(shards / "fewer")))
+    facts = json.loads((shards / "report/metrics.json").read_text())["facts"]
+    assert facts["median_depth"] == "per-pixel median of 1 training samples"  # the sensor's depth does not stand in for a missing label
     write_folder(shards / "blind", [2], "blind", camera=None)
     common = ("--training-shards", str(shards / "blind"))
     blind = overall(run(shards, "student=student", more=common))
