@@ -23,13 +23,17 @@ STORED = "stored"
 
 
 def predictor_model(predictor: Predictor) -> Model:
-    """A predictor as the runner calls it: metres, NaN in images whose camera it would need; affine predictions as they are."""
+    """A predictor as the runner calls it: metres, NaN in images whose camera it would need; affine predictions as they are.
+
+    Where the camera is unknown, a network that estimates the focal length from the image answers by its estimate.
+    """
 
     def model(batch: DepthBatch) -> Tensor | DepthPrediction:
         prediction = predictor(batch)
         if prediction.space != DepthSpace.CANONICAL_INVERSE:
             return prediction
-        focal_px = torch.where(batch.camera_known, batch.intrinsics[:, 0, 0], torch.full_like(batch.intrinsics[:, 0, 0], torch.nan))
+        given, estimated = batch.intrinsics[:, 0, 0], prediction.estimated_f_px
+        focal_px = torch.where(batch.camera_known, given, torch.full_like(given, torch.nan) if estimated is None else estimated)
         depth, known = depth_from_canonical_inverse_where_known(prediction.values, focal_px, batch.image.shape[-1])
         return torch.where(known[:, None, None, None], depth, torch.full_like(depth, torch.nan))
 

@@ -21,6 +21,7 @@ from mdpretrain.evaluation import assembly, command
 from mdpretrain.evaluation.contestants import parse_compared
 from mdpretrain.evaluation.gap_section import comparison_section, verdict, verdict_class
 from mdpretrain.evaluation.measurements import table_rows
+from mdpretrain.evaluation.models import predictor_model
 from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.evaluation.regressions import DRAWN, LISTED, RegressionCollector
 from mdpretrain.evaluation.runner import run_models
@@ -202,6 +203,20 @@ def test_missing_labels_and_unknown_cameras_are_unanswered(shards):
     rows = {(row["model"], row["source"]): row for row in record["rows"]}
     assert rows["student", "none"]["unanswered"] == 2 and rows["student", "held"]["samples"] == 3
     assert set(record["gaps"][0]["sources"]) == {"all", "held"}
+
+
+def test_a_network_that_estimates_the_focal_length_answers_without_the_camera():
+    class Estimates(Scaled):
+        def forward(self, batch):
+            known = super().forward(dataclasses.replace(batch, intrinsics=torch.full_like(batch.intrinsics, 30.0)))
+            return dataclasses.replace(known, estimated_f_px=torch.full((len(batch),), 60.0))
+
+    batch = plane_batch(("a", "b"))  # its true focal length is 30 pixels; the estimate doubles the depth
+    batch.camera_known[1] = False
+    batch.intrinsics[1] = torch.nan
+    depth = predictor_model(NamedPredictor(Estimates(1.2)))(batch)
+    torch.testing.assert_close(depth[0], 1.2 * batch.depth[0])
+    torch.testing.assert_close(depth[1], 2.4 * batch.depth[1])
 
 
 def test_a_canonical_label_has_metres_by_the_evaluated_camera(shards):
