@@ -21,7 +21,7 @@ ABS_REL = 1 + MEANS.index("relative")  # its place in a row of moments
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
-    """One image in which ``model`` has a clearly larger AbsRel than ``reference``; ``shown``: both maps, aligned and clamped, if they are kept."""
+    """One image in which ``model`` has a clearly larger AbsRel than ``reference``; ``shown``: its maps, if they are kept."""
 
     reference: str
     model: str
