@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data_shards.colour import ERROR_LIMIT, colour_relative_error, depth_scale
 from data_shards.rendering.frames import RenderedFrame, render_scene
-from mdpretrain.evaluation.colour import ERROR_LIMIT, colour_relative_error, depth_scale
 from mdpretrain.prompts.noise import PromptNoise
 from mdpretrain.prompts.options import PromptDrawer, PromptOptions
 from mdpretrain.prompts.scene import PromptScene, SparseMaps

@@ -104,11 +104,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_temporary_files(folder: Path | str, older_than_s: float = 0.0) -> list[Path]:
-    """Delete what a killed writer left in the folder; returns what was deleted. Only for folders that nobody writes to now, or with an
-    age that no file in work has."""
+def remove_temporary_files(folder: Path | str, older_than_s: float = 0.0, name: str = "*") -> list[Path]:
+    """Delete what a killed writer left in the folder, of the file ``name`` or of all; returns what was deleted. Only for what nobody writes
+    now, or with an age that no file in work has."""
     oldest = time.time() - older_than_s
-    leftovers = sorted(Path(folder).glob(f"*{TEMPORARY_MARK}*"))
+    leftovers = sorted(Path(folder).glob(f"{name}{TEMPORARY_MARK}*"))
     if older_than_s:
         leftovers = [path for path in leftovers if path.stat().st_mtime < oldest]
     for path in leftovers:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from data_shards.atomic import remove_temporary_files, write_atomically
+from data_shards.file_locks import LockFile
 from data_shards.index import load_index
 
 STATE_FOLDER = ".build"
@@ -108,28 +107,11 @@ def _chunks_in_work(output: Path) -> list[Path]:
 def _locked(output: Path, start: int, wait_s: float, length: int = 1) -> Iterator[bool | None]:
     """Lock ``length`` bytes from ``start`` (0: all that follow): True if held, False if another process holds one of them, None if
     the file system has no locks. Within a process locks do not exclude each other, and the first to end frees all."""
-    path = output / STATE_FOLDER / "lock"
+    lock = LockFile(output / STATE_FOLDER / "lock")
     try:
-        lock = open(path, "a")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
-    with lock as file:
-        held = _try_lock(file, start, length)
-        deadline = time.monotonic() + wait_s
-        while held is False and time.monotonic() < deadline:
-            time.sleep(0.05)
-            held = _try_lock(file, start, length)
-        yield held
-
-
-def _try_lock(file: TextIO, start: int, length: int) -> bool | None:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        return None
-    return True
+        yield lock.take(start, length, wait_s)
+    finally:
+        lock.close()
 
 
 def claim_machine_paths(output: Path, paths: dict[str, Any]) -> None:

@@ -34,7 +34,8 @@ class IndexEntry:
     """One sample of a shard; ``members`` maps suffix to (offset of the data, size, crc32).
 
     ``licence`` is the sample's (None in indexes that were written before it was kept). ``figures`` are numbers about the sample
-    that a mixture can filter by, None where a figure has no value for it; without any, the field is None and not written.
+    that a mixture can filter by, None where a figure has no value for it; without any, the field is None and not written. A
+    pseudo-label's are those of its meta's ``quality``; ``data-shards stats --write-index`` adds its own.
     """
 
     key: str
@@ -50,14 +51,21 @@ class IndexEntry:
         record["figures"] = None if self.figures is None else dict(sorted(self.figures.items()))
         return {name: value for name, value in record.items() if value is not None}
 
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it is a sidecar's entry for a sample to which it adds nothing: its meta alone."""
+        return self.members.keys() == {META_SUFFIX}
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it has the field ``depth``."""
+        return any(suffix.startswith("depth.") for suffix in self.members)
+
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> IndexEntry:
         """Inverse of ``to_json``."""
         members = {suffix: (int(place[0]), int(place[1]), int(place[2])) for suffix, place in record["members"].items()}
-        figures = record.get("figures")
-        if figures is not None:
-            figures = {str(name): None if value is None else float(value) for name, value in figures.items()}
-        return cls(record["key"], record["group"], record["source"], members, record.get("licence"), figures)
+        return cls(record["key"], record["group"], record["source"], members, record.get("licence"), _figures(record.get("figures")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +178,18 @@ def build_index(tar_path: Path | str) -> ShardIndex:
 
 
 def entry_of(key: str, meta: bytes, places: dict[str, tuple[int, int, int]]) -> IndexEntry:
-    """The index entry of one sample, with group, source and licence from its meta.json."""
+    """The index entry of one sample, with group, source and licence from its meta.json, and of a pseudo-label also its quality figures,
+    so that a mixture filters by them without opening the tar."""
     try:
         record = json.loads(meta)
-        return IndexEntry(key, str(record["group"]), str(record["source"]), places, str(record.get("licence", "unknown")))
-    except (ValueError, KeyError, TypeError) as error:
+        licence, figures = str(record.get("licence", "unknown")), _figures(record.get("quality"))
+        return IndexEntry(key, str(record["group"]), str(record["source"]), places, licence, figures)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{key}: {META_SUFFIX} is damaged ({error!r})") from error
+
+
+def _figures(record: dict[str, Any] | None) -> dict[str, float | None] | None:
+    return None if record is None else {str(name): None if value is None else float(value) for name, value in record.items()}
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -29,7 +29,8 @@ FEW_SHARDS = 32  # not worth worker processes
 
 @dataclasses.dataclass(frozen=True)
 class SourceDraws:
-    """What a run draws from one row; ``samples`` are those that its filters let through of ``in_folder``, ``disk`` its tars' bytes."""
+    """What a run draws from one row; ``samples`` are those that its filters let through of ``in_folder``, ``disk`` its tars' bytes, and
+    ``unlabelled`` those that a sidecar of labels has no label for."""
 
     name: str
     weight: float
@@ -40,6 +41,7 @@ class SourceDraws:
     bytes_per_sample: float
     draws: int
     fraction: float | None = None
+    unlabelled: int = 0
 
     @property
     def passes(self) -> float:
@@ -110,13 +112,15 @@ def _measure(source: MixtureSource, workers: int, quiet: bool) -> SourceDraws:
         if own.shape != bytes_each.shape:
             raise ValueError(f"{path}: holds {own.size} samples, {source.path} {bytes_each.size}; make this sidecar again")
         bytes_each, disk = bytes_each + own, disk + sum(size for size, _ in others)
-    kept = bytes_each
-    if source.filters:
+    kept, unlabelled = bytes_each, 0
+    if source.filters or sidecars:
         joined = zip(*(map(load_index, paths) for paths, _ in sidecars)) if sidecars else None
-        kept = bytes_each[select(source, map(load_index, shards), joined)]
+        selection = select(source, map(load_index, shards), joined)
+        kept, unlabelled = bytes_each[selection.places], selection.unlabelled
     if not kept.size:
         raise ValueError(f"{source.path}: its {len(shards)} shards hold no samples; build it again")
-    return SourceDraws(source.called, source.weight, bytes_each.size, kept.size, len(shards), disk, float(kept.mean()), 0, source.fraction)
+    mean = float(kept.mean())
+    return SourceDraws(source.called, source.weight, bytes_each.size, kept.size, len(shards), disk, mean, 0, source.fraction, unlabelled)
 
 
 def _sizes(folder: str, name: str, workers: int, quiet: bool) -> tuple[list[ShardPath], list[tuple[int, np.ndarray]]]:
@@ -178,6 +182,10 @@ def _notes(mix: MixPlan, rate: float | None) -> list[str]:
     for source in mix.sources:
         if source.fraction is not None and source.fraction < 1:
             notes.append(f"{source.name}: the {source.fraction:g} of its samples that their keys choose, the same in every run")
+        if source.unlabelled:
+            notes.append(
+                f"{source.name}: {source.unlabelled:,} of its {source.in_folder:,} samples have no label in its sidecars: left out"
+            )
     for position, names in mix.leaves.items():
         notes.append(f"{', '.join(names)}: max_passes is used up at step {position // mix.run.batch_size // mix.run.accumulate:,}")
     if mix.end is not None and mix.end < mix.positions:

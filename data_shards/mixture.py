@@ -42,7 +42,8 @@ class MixtureSource:
         fraction: share of the samples that is kept, chosen by a hash of each sample's key: the same ones in every run, those of a smaller
             fraction among those of a larger one. Their number is near ``fraction * N``, not equal to it.
         max_passes: how often each sample is shown at most; afterwards the other rows share this row's part by their weights.
-        sidecars: folders of shards of the same names and keys whose members join the samples', e.g. pseudo-labels.
+        sidecars: folders of shards of the same names and keys whose members join the samples', e.g. pseudo-labels; samples without a label
+            in a folder of labels are left out.
         max_bad_fraction: share of its draws that may be bad, instead of ``faults.max_fraction``.
         max_bad_in_a_row: bad samples in a row that it may have, instead of ``faults.max_consecutive``.
 
@@ -98,7 +99,7 @@ class MixtureSource:
 
     @property
     def filters(self) -> bool:
-        """Whether it may leave samples out."""
+        """Whether its options leave samples out; a sidecar of labels may, too."""
         return self.licences is not None or bool(self.figures) or (self.fraction or 1.0) < 1
 
 
@@ -126,8 +127,20 @@ def max_draws(max_passes: float | None, samples: int) -> int | None:
     return None if max_passes is None else max(1, math.floor(max_passes * samples))
 
 
-def select(source: MixtureSource, indexes: Iterable[ShardIndex], joined: Iterable[tuple[ShardIndex, ...]] | None = None) -> np.ndarray:
-    """Which samples of a folder a row lets through: their places in the folder, ascending, int64.
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which samples of a folder a row lets through: ``places`` in the folder, ascending, int64. ``unlabelled``: how many it leaves out
+    because a sidecar of labels has none for them."""
+
+    places: np.ndarray
+    unlabelled: int
+
+
+def select(source: MixtureSource, indexes: Iterable[ShardIndex], joined: Iterable[tuple[ShardIndex, ...]] | None = None) -> Selection:
+    """Which samples of a folder a row lets through.
+
+    A sidecar that brings ``depth`` to some of the samples is one of labels: a sample that has a stand-in there is left out, since its own
+    depth is not what the row asks for.
 
     Args:
         source: the row.
@@ -138,17 +151,30 @@ def select(source: MixtureSource, indexes: Iterable[ShardIndex], joined: Iterabl
         ValueError: an index does not hold a licence or figure that is asked for, naming the shard; or nothing is left.
     """
     kept: list[int] = []
+    doubtful: list[tuple[int, str, tuple[IndexEntry, ...]]] = []  # which sidecars are of labels is known when all were seen
+    labels: set[int] = set()
     first = 0
     for index, others in zip(indexes, itertools.repeat(()) if joined is None else joined):
-        rows = zip(index.entries, *(other.entries for other in others))
-        kept += [first + place for place, entries in enumerate(rows) if _passes(source, index.shard, entries)]
+        labels |= {number for number, other in enumerate(others) if any(entry.has_depth for entry in other.entries)}
+        for place, entries in enumerate(zip(index.entries, *(other.entries for other in others)), first):
+            if any(entry.is_stand_in for entry in entries[1:]):
+                doubtful.append((place, index.shard, entries))
+            elif _passes(source, index.shard, entries):
+                kept.append(place)
         first += len(index.entries)
+    unlabelled = 0
+    for place, shard, entries in doubtful:
+        if any(entry.is_stand_in and number in labels for number, entry in enumerate(entries[1:])):
+            unlabelled += 1
+        elif _passes(source, shard, entries):
+            kept.append(place)
     if not kept:
         raise ValueError(
             f"source {source.path}: none of its {first} samples passes licences {source.licences} and figures {source.figures}"
             + ("" if source.fraction is None else f" and is in its fraction {source.fraction:g}")
+            + (f"; {unlabelled} have no label in {', '.join(source.sidecars)}" if unlabelled else "")
         )
-    return np.array(kept, dtype=np.int64)
+    return Selection(np.array(sorted(kept), dtype=np.int64), unlabelled)
 
 
 def _passes(source: MixtureSource, shard: str, entries: tuple[IndexEntry, ...]) -> bool:

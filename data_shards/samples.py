@@ -34,6 +34,12 @@ def check_sample(sample: Sample) -> None:
         raise ValueError(f"{key}: image: {error}") from error
     if (width, height) != tuple(sample.meta.image_size):
         raise ValueError(f"{key}: the image is {width}x{height}, its meta says {'x'.join(map(str, sample.meta.image_size))}")
+    check_maps(sample)
+
+
+def check_maps(sample: Sample) -> None:
+    """The part of ``check_sample`` that is about the maps; raises like it."""
+    key = sample.meta.key
     for name in DEPTH_FIELDS:
         if (depth := getattr(sample, name)) is not None:
             check_depth(depth, f"{key}: {name}")
@@ -60,18 +66,24 @@ def sample_to_members(sample: Sample, container: str = "pco", quantisation: str 
         ValueError: see ``check_sample`` and ``codecs.encode_depth``; names the key and the field.
     """
     check_sample(sample)
-    members = {f"image.{sample.image_format}": sample.image_bytes}
-    encodings = {}
+    return {f"image.{sample.image_format}": sample.image_bytes} | maps_to_members(
+        sample, DEPTH_FIELDS + MASK_FIELDS, container, quantisation
+    )
+
+
+def maps_to_members(sample: Sample, fields: Collection[str], container: str = "pco", quantisation: str | None = None) -> dict[str, bytes]:
+    """The members of these maps, of those that the sample has, and meta.json; see ``sample_to_members``, which also checks them."""
+    members, encodings = {}, {}
     for name in DEPTH_FIELDS:
-        depth = getattr(sample, name)
+        depth = getattr(sample, name) if name in fields else None
         if depth is not None:
             declared = sample.meta.encodings.get(name, {}).get("step_m")
             members[f"{name}.{container}"], encodings[name] = _encode(
                 depth, container, quantisation, declared, f"{sample.meta.key}: {name}"
             )
-    if sample.sky is not None:
+    if sample.sky is not None and "sky" in fields:
         members["sky.png"] = encode_bits(sample.sky)
-    if sample.confidence is not None:
+    if sample.confidence is not None and "confidence" in fields:
         members["confidence.png"] = codecs.encode_png(np.rint(sample.confidence * 255).astype(np.uint8))
     meta = dataclasses.replace(sample.meta, encodings=encodings)
     members[META_SUFFIX] = meta_to_bytes(meta)
@@ -123,6 +135,16 @@ def members_to_sample(key: str, members: dict[str, bytes], fields: Collection[st
         confidence=None if confidence is None else confidence.astype(np.float32) / np.float32(255),
         **{name: _read_depth(key, name, members, meta) for name in DEPTH_FIELDS[1:] if name in wanted},
     )
+
+
+def members_to_depth(key: str, members: dict[str, bytes]) -> tuple[SampleMeta, np.ndarray | None]:
+    """The meta and the depth map alone, of a sample or of a sidecar; None where there is no depth, as in a sidecar's stand-in.
+
+    Raises:
+        ValueError: a damaged member; names key and member.
+    """
+    meta = meta_from_bytes(key, members)
+    return meta, _read_depth(key, "depth", members, meta)
 
 
 def suffixes_for(fields: Collection[str], available: Collection[str]) -> list[str]:

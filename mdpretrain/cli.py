@@ -19,8 +19,9 @@ HELP = """usage: mdpretrain VERB [options]
   fit          train: mdpretrain fit --config A.yaml [--config B.yaml ...] [--key value ...] [--resume]
   validate     the validation loss of a checkpoint: the same options and --ckpt_path
   label        write a teacher's pseudo-labels as shards
+  label-report  the label card: figures, thresholds and samples of a folder of labels, one page
   evaluate     metrics, baselines and a report
-  predict      depth, colours and a point cloud from one image
+  predict      depth of an image, a folder of images or a video: arrays, pictures, point clouds, meshes, a depth video
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
   import-weights  released PromptDA, Depth Anything V2 or MetricAnything student weights -> a checkpoint
   export       a PromptDA checkpoint -> a folder for transformers, or the original repository's file
@@ -42,8 +43,9 @@ COMMANDS = {
     "fit": ("mdpretrain.training_cli", "run_training"),
     "validate": ("mdpretrain.training_cli", "run_training"),
     "label": ("mdpretrain.labeling.command", "label_command"),
+    "label-report": ("mdpretrain.labeling.card.command", "label_report_command"),
     "evaluate": ("mdpretrain.evaluation.command", "evaluate_command"),
-    "predict": ("mdpretrain.evaluation.command", "predict_command"),
+    "predict": ("mdpretrain.inference.command", "predict_command"),
     "consolidate": ("mdpretrain.engine.consolidate", "consolidate_command"),
     "import-weights": ("mdpretrain.export.command", "import_weights_command"),
     "export": ("mdpretrain.export.command", "export_command"),

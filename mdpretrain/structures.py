@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -58,6 +59,10 @@ class _TensorRecord:
         part = self._map(lambda tensor: tensor[rows])
         lists = {field.name: value[rows] for field in dataclasses.fields(self) if isinstance(value := getattr(self, field.name), list)}  # type: ignore[arg-type]
         return dataclasses.replace(part, **lists)  # type: ignore[type-var]
+
+    def on_maps(self: RecordT, function: Callable[[Tensor], Tensor]) -> RecordT:
+        """Change every map, [B, C, H, W], nested records included: a crop, a mirror. Vectors and matrices stay as they are."""
+        return self._map(lambda tensor: function(tensor) if tensor.ndim == 4 else tensor)
 
     def _map(self: RecordT, function: Any) -> RecordT:
         changes: dict[str, Any] = {}
@@ -111,7 +116,8 @@ class PreparedPrompt(_TensorRecord):
 class DepthBatch(_TensorRecord):
     """One collated batch at one resolution.
 
-    ``depth``: finite positive where ``valid``, else 0; metres where ``metric[b]``, z or ray by ``depth_is_ray[b]``.
+    ``depth``: finite positive where ``valid``, else 0; metres where ``metric[b]``, z or ray by ``depth_is_ray[b]``; where ``canonical[b]``
+    (never metric; None: nowhere), z-depth in units of the unknown f_px / W of *this* image, so that 1 / depth is its canonical inverse depth.
     ``sky``: pixels known to be infinitely far (never valid). ``intrinsics``: 3x3 in pixels of *this* image; NaN where
     ``camera_known[b]`` is false. ``label_kind[b]`` indexes ``data_shards.schema.LABEL_KINDS``: the sample's own, or the mixture
     row's ``loss_kind``. ``prior_depth`` is a prior stored in the shard (0 where it has none). ``confidence`` in [0, 1] weighs a
@@ -137,6 +143,7 @@ class DepthBatch(_TensorRecord):
     confidence: Float[Tensor, "B 1 H W"] | None = None
     prepared: PreparedPrompt | None = None
     edge_depth: Float[Tensor, "B 1 H W"] | None = None
+    canonical: Bool[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -148,14 +155,32 @@ class DepthBatch(_TensorRecord):
 
 
 @dataclasses.dataclass
+class PointMap(_TensorRecord):
+    """A point of the scene for every pixel, up to one positive factor and one shift along the optical axis (MoGe; spec 7).
+
+    ``points``: camera axes (x right, y down, z forward). In metres the scene is ``metric_scale * (points + (0, 0, z_shift))``; the shift
+    is not predicted but recovered from the points (``geometry/focal_shift.py``). ``mask_logits``: above 0 where the pixel is at a finite
+    distance (not sky). ``normals``: unit vectors towards the camera, of a network that predicts them.
+    """
+
+    points: Float[Tensor, "B 3 H W"]
+    mask_logits: Float[Tensor, "B 1 H W"]
+    metric_scale: Float[Tensor, " B"]
+    normals: Float[Tensor, "B 3 H W"] | None = None
+
+
+@dataclasses.dataclass
 class DepthPrediction(_TensorRecord):
     """A network's dense output ``values`` with the space it lives in. ``mask`` (if any) marks pixels whose units it vouches for.
 
     ``prompt_range_m``: of a network that works on depth normalised by its prompt (PromptDA), the metres that one unit of
-    normalised depth stands for.
+    normalised depth stands for. ``point_map``: of a network that predicts points, what ``values`` was made from. ``estimated_f_px``:
+    the focal length, in pixels of the batch's image, that the network reads off the image alone, whether the camera is known or not.
     """
 
     values: Float[Tensor, "B 1 H W"]
     space: DepthSpace
     mask: Bool[Tensor, "B 1 H W"] | None = None
     prompt_range_m: Float[Tensor, " B"] | None = None
+    point_map: PointMap | None = None
+    estimated_f_px: Float[Tensor, " B"] | None = None

@@ -41,14 +41,16 @@ def collate(rows: Sequence[Row], image: np.ndarray | None = None) -> DepthBatch:
         position=torch.tensor([row.position for row in rows], dtype=torch.int64),
         key=[row.key for row in rows],
         source=[row.source for row in rows],
-        prompt=_prompt(rows),
+        prompt=collate_prompts(rows),
         prior_depth=_optional_maps(rows, lambda row: row.prior_depth, 0.0),
         edge_depth=_optional_maps(rows, lambda row: row.edge_depth, 0.0),
         confidence=_optional_maps(rows, lambda row: row.confidence, 1.0),
+        canonical=torch.tensor([row.canonical for row in rows]) if any(row.canonical for row in rows) else None,
     )
 
 
-def _prompt(rows: Sequence[Row]) -> SparsePrompt | None:
+def collate_prompts(rows: Sequence[Row]) -> SparsePrompt | None:
+    """The rows' prompts stacked; None if they have none."""
     if rows[0].prompt_mask is None:
         return None
     return SparsePrompt(

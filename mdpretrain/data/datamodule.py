@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,9 @@ class ShardDataModule(LightningDataModule):
         check_names([source.called for source in self.train_sources])
         readers = [SourceReader(source, rank == 0, self.storage) for source in self.train_sources]
         self._readers = {reader.name: reader for reader in readers}
+        for reader in readers if rank == 0 else ():
+            if reader.unlabelled:
+                print(f"{reader.name}: {reader.unlabelled} samples have no label in its sidecars and are left out", file=sys.stderr)
         self._legs = [first_leg(readers, self.seed, self.batch_size, self.shuffle)]
         self.order = self._legs[-1].order({name: reader.shard_sizes for name, reader in self._readers.items()})
         Share(self.batch_size, *self._layout())

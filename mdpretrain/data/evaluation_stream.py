@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
+from data_shards.mixture import MixtureSource
 from data_shards.samples import TRAINING_FIELDS
 from data_shards.storage.address import ShardPath, is_remote
 from data_shards.storage.storage import Storage, default_storage
@@ -29,12 +30,13 @@ from mdpretrain.data.fetch_ahead import FetchAhead
 from mdpretrain.data.patience import next_in_time
 from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import ShardFolder, dataset_name
+from mdpretrain.data.source_reader import SourceReader
 from mdpretrain.data.training_stream import DEFAULT_STORAGE, Delivery, make_loader
 from mdpretrain.structures import DepthBatch
 
 
 def evaluation_loader(
-    folders: Sequence[ShardPath | str],
+    folders: Sequence[ShardPath | str | MixtureSource],
     image_size: tuple[int, int] | None,
     batch_size: int,
     prompt: PromptOptions | None = None,
@@ -56,7 +58,7 @@ def evaluation_loader(
     """Every sample of ``folders`` once.
 
     Args:
-        folders: folders of shards, or their addresses.
+        folders: folders of shards, their addresses, or rows of a mixture, whose sidecars are joined and whose filters hold.
         image_size: (height, width); None keeps each image's whole view at ``long_side``, one image per batch.
         batch_size: images per batch of this process.
         prompt: sparse prompts for metric samples, seeded by (seed, key).
@@ -74,15 +76,20 @@ def evaluation_loader(
         cut: how a benchmark cuts its images to ``image_size``; None for the largest centred box.
 
     Raises:
-        ValueError: a folder or shard is missing or damaged, nothing matches ``include``, or batch_size > 1 with image_size None.
+        ValueError: a folder or shard is missing or damaged, nothing matches ``include``, or batch_size > 1 with image_size None; or
+            ``include`` beside a row of a mixture, which filters by itself.
     """
     if batch_size < 1 or (image_size is None and batch_size != 1):
         raise ValueError(f"batch_size {batch_size}: whole images (image_size null) have their own sizes, use 1; else at least 1")
     storage = storage or default_storage()
-    opened = [ShardFolder(folder, fields, storage) for folder in folders]
+    opened = [
+        SourceReader(folder, storage=storage) if isinstance(folder, MixtureSource) else ShardFolder(folder, fields, storage)
+        for folder in folders
+    ]
     items = _list_items(opened, include)
     if not items:
-        raise ValueError(f"no sample in {', '.join(map(str, folders)) or 'an empty list of folders'} matches {list(include or ['*'])}")
+        named = ", ".join(str(folder.path) for folder in opened) or "an empty list of folders"
+        raise ValueError(f"no sample in {named} matches {list(include or ['*'])}")
     pipeline = SamplePipeline(image_size, None, prompt, seed, long_side, multiple, cut)
     own = list(enumerate(items))[rank::world_size]
     largest_share = -(-len(items) // world_size)
@@ -90,9 +97,9 @@ def evaluation_loader(
     batches = _split(own, batch_size, number)
     if in_step:
         batches += [[]] * (number - len(batches))
-    names = [dataset_name(folder, storage) for folder in folders]
+    names = [folder.called if isinstance(folder, MixtureSource) else dataset_name(folder, storage) for folder in folders]
     dataset = _EvaluationBatches(opened, names, batches, pipeline, limits or RowOptions(), items if in_step else None)
-    if any(is_remote(folder) for folder in folders):
+    if any(is_remote(folder.path) or (isinstance(folder, SourceReader) and folder.remote) for folder in opened):
         plan = [[item for _, item in batch] for batch in batches]
         ahead = storage.options.prefetch_samples
         dataset.ahead = FetchAhead(plan.__getitem__, opened, ahead, batch_size, last_step=len(plan))
@@ -142,7 +149,7 @@ class _EvaluationBatches(Dataset):
 
     def __init__(
         self,
-        folders: list[ShardFolder],
+        folders: Sequence[ShardFolder | SourceReader],
         names: list[str],
         batches: list[list[tuple[int, tuple[int, int]]]],
         pipeline: SamplePipeline,
@@ -203,12 +210,14 @@ def _blank(row: Row) -> Row:
     return dataclasses.replace(row, **nothing, prompt_kind=-1, position=-1, key="", source="")
 
 
-def _list_items(folders: Sequence[ShardFolder], include: Sequence[str] | None) -> list[tuple[int, int]]:
+def _list_items(folders: Sequence[ShardFolder | SourceReader], include: Sequence[str] | None) -> list[tuple[int, int]]:
     """(folder, index) of every sample that is wanted, in order."""
     if include is None:
         return [(number, index) for number, folder in enumerate(folders) for index in range(len(folder))]
     items = []
     for number, folder in enumerate(folders):
+        if isinstance(folder, SourceReader):
+            raise ValueError(f"{folder.path}: include goes with plain folders of shards; a row of a mixture has filters of its own")
         entries = (entry for shard in folder.indexes() for entry in shard.entries)
         for index, entry in enumerate(entries):
             if any(fnmatch.fnmatchcase(name, pattern) for name in (entry.key, entry.group) for pattern in include):

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -64,8 +64,8 @@ class ShardFolder:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read_members(self, index: int) -> tuple[str, dict[str, bytes]]:
-        """Key and encoded members of sample ``index``.
+    def read_members(self, index: int, only: Collection[str] | None = None) -> tuple[str, dict[str, bytes]]:
+        """Key and encoded members of sample ``index``; ``only`` those of the named fields, e.g. ``["depth", "meta"]``.
 
         Raises:
             ValueError: this sample's bytes are damaged, naming shard and key.
@@ -76,7 +76,8 @@ class ShardFolder:
         try:
             shard, position = self._locate(index)
             entry = shard.index.entries[position]
-            return entry.key, shard.read(position, suffixes_for(self.fields, entry.members))
+            suffixes = suffixes_for(self.fields, entry.members)
+            return entry.key, shard.read(position, [name for name in suffixes if only is None or name.split(".")[0] in only])
         finally:
             end_read()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class SourceReader:
     Args:
         source: the row.
         storage: what remote folders are read with; the default options unless given.
-        thorough: also compare the keys of all sidecars with the shards' now (reads every index); otherwise when they are read.
+        thorough: also compare the keys of all sidecars with the shards' now; otherwise when they are read.
 
     Raises:
         ValueError: a folder or shard is missing or damaged, a sidecar does not fit, or no sample passes the filters.
@@ -41,16 +42,11 @@ class SourceReader:
         for sidecar in self.sidecars:
             own = dict(zip((shard.name for shard in sidecar.shards), sidecar.shard_sizes))
             check_shards(self.path, names, self.folder.shard_sizes, sidecar.path, own)
-        if thorough and self.sidecars:
-            for _ in self._indexes():
-                pass
         self._kept: np.ndarray | None = None
+        self.unlabelled = 0
         self.shard_sizes = list(self.folder.shard_sizes)
-        if source.filters:
-            pairs = list(self._indexes())
-            self._kept = select(source, (first for first, *_ in pairs), (tuple(others) for _, *others in pairs))
-            ends = np.searchsorted(self._kept, np.cumsum(self.shard_sizes))
-            self.shard_sizes = np.diff(ends, prepend=0).tolist()
+        if source.filters or self.sidecars:
+            self._select(thorough)
 
     def __len__(self) -> int:
         return len(self.folder) if self._kept is None else len(self._kept)
@@ -113,9 +109,19 @@ class SourceReader:
     def _place(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])
 
-    def _indexes(self) -> Iterator[tuple[ShardIndex, ...]]:
-        """The index of every shard with those of its sidecars, their keys compared."""
+    def _select(self, thorough: bool) -> None:
+        """Which samples the row lets through; every process needs to know, so every one reads the indexes."""
+        ours, theirs = itertools.tee(self._indexes(thorough))
+        selection = select(self.source, (first for first, *_ in ours), (tuple(others) for _, *others in theirs))
+        self.unlabelled = selection.unlabelled
+        if self.source.filters or len(selection.places) < len(self.folder):
+            self._kept = selection.places
+            ends = np.searchsorted(self._kept, np.cumsum(self.shard_sizes))
+            self.shard_sizes = np.diff(ends, prepend=0).tolist()
+
+    def _indexes(self, thorough: bool) -> Iterator[tuple[ShardIndex, ...]]:
+        """The index of every shard with those of its sidecars; ``thorough``: their keys compared."""
         for index, *others in zip(self.folder.indexes(), *(sidecar.indexes() for sidecar in self.sidecars), strict=True):
-            for sidecar, other in zip(self.sidecars, others):
+            for sidecar, other in zip(self.sidecars, others if thorough else ()):
                 check_keys(self.path, index, sidecar.path, other)
             yield index, *others

@@ -159,8 +159,9 @@ def fit_medians(
     for batch in tqdm(loader, desc="median depth of the training set", unit="batch", mininterval=1.0, disable=not progress):
         depth, has_z = z_depth(batch)
         for form in forms:
-            factor = torch.ones_like(depth[:, 0, 0, 0]) if form == "metric" else camera_factor(batch)
-            usable = batch.metric & has_z & ~factor.isnan()
+            factor, usable = torch.ones_like(depth[:, 0, 0, 0]), batch.metric & has_z
+            if form == "canonical":
+                factor, usable = _canonical_factor(batch, usable)
             valid = batch.valid & usable[:, None, None, None]
             bins = histogram.bin_of(torch.where(valid, depth / factor[:, None, None, None], torch.ones_like(depth)))
             table = counts.setdefault(form, torch.zeros(histogram.bins, *depth.shape[-2:], dtype=torch.int32))
@@ -169,18 +170,24 @@ def fit_medians(
             for b in range(len(batch)):
                 table.scatter_add_(0, bins[b], valid[b].to(torch.int32))
             samples[form] += int(valid.flatten(1).any(dim=1).sum())
-    for form in forms:
-        if not samples[form]:
-            raise ValueError(
-                f"median_depth ({form}): the training shards hold no sample with metric depth{' and a camera' * (form == 'canonical')}"
-            )
-    return {form: MedianDepth(_median_of(histogram, counts[form]), form, samples[form]) for form in forms}
+    if not any(samples.values()):
+        cameras = " and a camera" * (forms == ("canonical",))
+        raise ValueError(f"median_depth ({', '.join(forms)}): the training shards hold no sample with metric depth{cameras}")
+    return {form: MedianDepth(_median_of(histogram, counts[form]), form, samples[form]) for form in forms if samples[form]}
 
 
 def camera_factor(batch: DepthBatch) -> Float[Tensor, " B"]:
     """f_px / W per image, NaN where the camera is unknown."""
     factor = batch.intrinsics[:, 0, 0].float() / batch.image.shape[-1]
     return torch.where(batch.camera_known, factor, torch.full_like(factor, torch.nan))
+
+
+def _canonical_factor(batch: DepthBatch, metric: Tensor) -> tuple[Tensor, Tensor]:
+    """What divides a depth map into depth in units of f_px / W, and of which images: of a canonical label, nothing needs to."""
+    factor, usable = camera_factor(batch), metric & batch.camera_known
+    if batch.canonical is None:
+        return factor, usable
+    return torch.where(batch.canonical, torch.ones_like(factor), factor), usable | batch.canonical
 
 
 def _median_of(histogram: DepthHistogram, counts: Tensor) -> Float[Tensor, "H W"]:

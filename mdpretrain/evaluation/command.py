@@ -1,4 +1,4 @@
-"""``mdpretrain evaluate`` and ``mdpretrain predict``: arguments in, files out."""
+"""``mdpretrain evaluate``: arguments in, a report out."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ import argparse
 import dataclasses
 import pathlib
 
-import torch
-
 from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
+from mdpretrain.evaluation.contestants import is_stored, parse_compared
 from mdpretrain.evaluation.passes import read_prompt_options
-from mdpretrain.evaluation.prediction_files import write_prediction
 from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS
 from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.evaluation.robustness import AXES
-from mdpretrain.evaluation.single_image import (
-    network_size,
-    photograph_batch,
-    photograph_intrinsics,
-    predict_photograph,
-    read_photograph,
-    read_prompt,
-)
-from mdpretrain.tasks.predictor import add_weights_option, load_predictor
+from mdpretrain.tasks.predictor import add_weights_option, choose_device
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -33,6 +23,9 @@ def evaluation_parser() -> argparse.ArgumentParser:
     path = pathlib.Path
     parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
     parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
+    compared = "networks (checkpoint, run folder or model folder) and stored depth to compare, the first being the reference"
+    parser.add_argument("--compare", nargs="+", default=[], metavar="NAME=WHAT", help=f"{compared}; NAME=labels:FOLDER, NAME=shards:FOLDER")
+    parser.add_argument("--compare-all", action="store_true", help="in all pairs; else more than three are compared with the first each")
     parser.add_argument("--shards", type=path_or_address, nargs="+", required=True, help="shard folders to evaluate on, local or addresses")
     parser.add_argument("--output", type=path, required=True, help="folder for index.html and metrics.json")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="centre crop of every image")
@@ -42,13 +35,15 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", type=path, metavar="RECIPE", help="draw prompts as the data.prompt of this recipe or config.yaml says")
     protocols = f"{', '.join(PROMPT_PROTOCOLS)}; NAME@PIXELS measures under another pixel protocol"
     parser.add_argument("--prompt-protocol", nargs="+", default=[], metavar="NAME", help=protocols)
-    parser.add_argument("--count-prompt-pixels", action="store_true", help="with --prompt-protocol: as published tables do")
+    parser.add_argument("--count-prompt-pixels", action="store_true", help="with --prompt-protocol or --compare: as published tables do")
     parser.add_argument("--prior", metavar="CHECKPOINT|FOLDER|stored", help="what gmdr and pdsa align; the teacher's own when left out")
     axes = f"curves over prompts, comma-separated: {', '.join(AXES)}"
     parser.add_argument("--robustness", type=lambda text: text.split(","), default=[], metavar="AXES", help=axes)
     parser.add_argument("--seen-patterns", nargs="+", help="kinds of prompt the teacher was trained on (else from its run's config.yaml)")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images; 0 for no intervals")
     parser.add_argument("--training-shards", type=path_or_address, nargs="+", default=[], help="for the median-depth baseline")
+    sidecars = "labels of the training shards, folder by folder: the median is theirs"
+    parser.add_argument("--training-sidecars", type=path_or_address, nargs="+", default=[], help=sidecars)
     parser.add_argument("--protocol", nargs="+", help=f"default metric_default; {', '.join(PROTOCOLS)}; or NAME+ALIGNMENT")
     parser.add_argument("--run", nargs="+", default=[], metavar="TITLE=FOLDER", help="training runs whose loss curves are shown")
     parser.add_argument("--include", nargs="+", help="glob patterns of keys or groups; all samples when left out")
@@ -74,8 +69,10 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
     """What the options ask for; the device by the name that was given, for a sweep may be read on another machine than its runs.
 
     Raises:
-        ValueError: what ``chosen_prompt`` and ``parse_runs`` refuse.
+        ValueError: what ``chosen_prompt``, ``parse_runs`` and ``parse_compared`` refuse.
     """
+    compared = parse_compared(options.compare)
+    networks = [pathlib.Path(parts[0]) for parts in compared.values() if not is_stored(parts)]
     return EvaluationRequest(
         shards=options.shards,
         output=options.output,
@@ -84,14 +81,17 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         multiple=options.multiple,
         teacher=options.teacher,
         student=options.student,
+        compared=compared,
+        compare_all=options.compare_all,
         prior=options.prior,
         training_shards=options.training_shards,
+        training_sidecars=options.training_sidecars,
         prompt=chosen_prompt(options.prompt_count, options.prompt),
         prompt_protocols=options.prompt_protocol,
         count_prompt_pixels=options.count_prompt_pixels,
         protocols=options.protocol,
         robustness=options.robustness,
-        seen_patterns=options.seen_patterns or trained_patterns(options.teacher),
+        seen_patterns=options.seen_patterns or patterns_of_all([options.teacher, *networks]),
         resamples=options.resamples,
         runs=parse_runs(options.run),
         include=options.include,
@@ -103,36 +103,6 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         title=options.title,
         weights=options.weights,
     )
-
-
-def predict_command(argv: list[str]) -> int:
-    """``mdpretrain predict image.jpg --checkpoint CKPT [--focal-px F] [--prompt depth.png]``: depth of one photograph."""
-    parser = argparse.ArgumentParser(prog="mdpretrain predict", description="Depth, colours and a point cloud from one image.")
-    path = pathlib.Path
-    parser.add_argument("image", type=path)
-    parser.add_argument("--checkpoint", type=path, required=True, help="checkpoint or run folder")
-    parser.add_argument("--output", type=path, default=path("predictions"), help="folder for the files (default: predictions)")
-    parser.add_argument("--focal-px", type=float, help="focal length in pixels of this image; EXIF is read when left out")
-    parser.add_argument("--prompt", type=path, help="sparse or low-resolution metric depth: 16-bit png, or npy in metres")
-    parser.add_argument("--prompt-scale", type=float, default=1000.0, help="png units per metre (default 1000: millimetres)")
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size the network sees")
-    parser.add_argument("--long-side", type=int, default=518, help="without --image-size: the longer side the network sees, aspect kept")
-    parser.add_argument("--device", default="auto")
-    add_weights_option(parser)
-    options = parser.parse_args(argv)
-    photo = read_photograph(options.image, options.focal_px)
-    prompt_m = None if options.prompt is None else read_prompt(options.prompt, options.prompt_scale)
-    device = choose_device(options.device)
-    predictor = load_predictor(options.checkpoint, device, options.weights)
-    multiple = getattr(getattr(predictor.network, "encoder", None), "stride", 1)
-    size = options.image_size or network_size(photo.pixels.shape[0], photo.pixels.shape[1], options.long_side, multiple)
-    batch = photograph_batch(photo, size[0], size[1], str(options.image), prompt_m)
-    depth = predict_photograph(predictor, photo, batch, device)
-    written = write_prediction(options.output, options.image.stem, depth, photo.pixels, photograph_intrinsics(photo))
-    print(f"focal length: {'unknown' if photo.focal_px is None else f'{photo.focal_px:.1f} px'} ({photo.focal_source})")
-    for line in [*(f"wrote {file}" for file in written.files), *written.notes]:
-        print(line)
-    return 0
 
 
 def chosen_prompt(count: list[int] | None, recipe: pathlib.Path | None) -> PromptOptions | None:
@@ -160,19 +130,10 @@ def trained_patterns(teacher: pathlib.Path | None) -> list[str] | None:
     return [*drawn, *(["low_resolution"] if prompt.stored and "low_resolution" not in drawn else [])]
 
 
-def choose_device(name: str) -> str:
-    """ "auto" is the first GPU where there is one, else the CPU.
-
-    Raises:
-        ValueError: a device that this machine or torch does not have.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: torch cannot use it here ({str(error).splitlines()[0]})") from error
-    return name
+def patterns_of_all(networks: list[pathlib.Path | None]) -> list[str] | None:
+    """The kinds of prompt that the prompted network was trained on; None where that is not known, or differs between several."""
+    found = {tuple(patterns) for network in networks if (patterns := trained_patterns(network)) is not None}
+    return list(found.pop()) if len(found) == 1 else None
 
 
 def parse_runs(texts: list[str]) -> dict[str, pathlib.Path]:

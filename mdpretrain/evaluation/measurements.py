@@ -39,17 +39,22 @@ class ProtocolRecord:
     kinds: list[str] = dataclasses.field(default_factory=list)  # of the prompts; "" without
     rows: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # a model that cannot be measured here has none
     skipped: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)  # per (source, kind)
+    keys: list[str] = dataclasses.field(default_factory=list)
+    coverage: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of stored maps: share of each image's pixels they have
 
     def skip(self, source: str, kind: str) -> None:
         """Count an image without ground truth that counts."""
         self.skipped[source, kind] = self.skipped.get((source, kind), 0) + 1
 
-    def add(self, source: str, kind: str, rows: dict[str, np.ndarray]) -> None:
-        """Count a measured image: one row a model, the same models for every image."""
+    def add(self, source: str, kind: str, rows: dict[str, np.ndarray], key: str = "", coverage: dict[str, float] | None = None) -> None:
+        """Count a measured image: one row a model, and the same models and stored maps for every image."""
         self.sources.append(source)
         self.kinds.append(kind)
+        self.keys.append(key)
         for model, row in rows.items():
             self.rows.setdefault(model, []).append(row)
+        for model, share in (coverage or {}).items():
+            self.coverage.setdefault(model, []).append(share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ def figures(rows: np.ndarray, weights: Iterable[np.ndarray], aggregation: str) -
 
     def measured(weights: np.ndarray) -> np.ndarray:
         values = compute_metrics(_pooled(rows[:, :MOMENTS], weights)) if aggregation == "pixel" else _means(per_image, weights)
-        values |= {name: _mean(rows[:, MOMENTS + index], weights) for index, name in enumerate(MAP_METRICS)}
+        values |= {name: weighted_mean(rows[:, MOMENTS + index], weights) for index, name in enumerate(MAP_METRICS)}
         return np.stack([values[name] for name in METRIC_NAMES], axis=1)
 
     whole = measured(np.ones((1, len(rows))))
@@ -130,35 +135,17 @@ def _model_rows(record: ProtocolRecord, model: str, kind: str, resampling: Resam
     counts = {name: sum(head[name] for head, _ in parts) for name in ("samples", "skipped", "unanswered")}
     mean = mean_over_sources([found for _, found in parts])
     head = {**_head(model, ALL, record), **counts, "single_image_sources": mean.single}
+    if model in record.coverage:
+        shares = [part["coverage"] for part, _ in parts if part["coverage"] is not None]
+        head["coverage"] = float(np.mean(shares)) if shares else None
     return [{**head, **found.named(), "interval_95": found.intervals()} for head, found in [(head, mean), *parts]]
-
-
-def compared(record: ProtocolRecord, model: str, other: str, resampling: Resampling) -> dict[str, Any] | None:
-    """``model`` minus ``other`` on the images that both answered, mean over sources, with a paired interval; None if there are none."""
-    if model not in record.rows or other not in record.rows:
-        return None
-    first, second = np.stack(record.rows[model]), np.stack(record.rows[other])
-    common = ~np.isnan(first[:, 0]) & ~np.isnan(second[:, 0])
-    differences = []
-    for source in sorted(set(record.sources)):
-        chosen = _chosen(record, source, ALL)
-        if not common[chosen].any():
-            continue
-        pair = [np.where(common[chosen][:, None], rows[chosen], np.nan) for rows in (first, second)]
-        one, two = (figures(rows, resampling.blocks(source, ALL, int(chosen.sum())), record.protocol.aggregation) for rows in pair)
-        differences.append(Figures(one.values - two.values, one.resampled - two.resampled, one.images, one.single))
-    if not differences:
-        return None
-    mean = mean_over_sources(differences)
-    head = {"model": model, "other": other, "protocol": record.protocol.name, "samples": mean.images}
-    return {**head, "single_image_sources": mean.single, "difference": mean.named(), "interval_95": mean.intervals()}
 
 
 def _source_figures(
     record: ProtocolRecord, model: str, table: np.ndarray, source: str, kind: str, resampling: Resampling
 ) -> tuple[dict[str, Any], Figures] | None:
     """One source's row without its metrics, and its figures; None if the source has no image of that kind."""
-    chosen = _chosen(record, source, kind)
+    chosen = chosen_images(record, source, kind)
     images = int(chosen.sum())
     skipped = sum(count for (name, its_kind), count in record.skipped.items() if name == source and kind in (ALL, its_kind))
     if not images and not skipped:
@@ -166,11 +153,19 @@ def _source_figures(
     found = figures(table[chosen], resampling.blocks(source, kind, images) if images else [], record.protocol.aggregation)
     if not images:
         found = dataclasses.replace(found, resampled=np.full((resampling.resamples, len(METRIC_NAMES)), np.nan))
-    counts = {"samples": found.images, "skipped": skipped, "unanswered": images - found.images}
+    counts: dict[str, Any] = {"samples": found.images, "skipped": skipped, "unanswered": images - found.images}
+    if model in record.coverage:
+        counts["coverage"] = _coverage(record, model, chosen)
     return {**_head(model, source, record), **counts}, found
 
 
-def _chosen(record: ProtocolRecord, source: str, kind: str) -> np.ndarray:
+def _coverage(record: ProtocolRecord, model: str, chosen: np.ndarray) -> float | None:
+    """The mean share of the counted pixels that a stored map has, over the chosen images of which it has any."""
+    shares = np.array(record.coverage[model])[chosen]
+    return float(shares[shares > 0].mean()) if (shares > 0).any() else None
+
+
+def chosen_images(record: ProtocolRecord, source: str, kind: str) -> np.ndarray:
     """bool (images,): those of one source, and of one prompt kind unless ``kind`` is "all"."""
     chosen = np.array(record.sources, dtype=object) == source
     return chosen if kind == ALL else chosen & (np.array(record.kinds, dtype=object) == kind)
@@ -196,10 +191,10 @@ def _pooled(moments: np.ndarray, weights: np.ndarray) -> PixelMoments:
 
 
 def _means(values: dict[str, Any], weights: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: _mean(np.asarray(per_image), weights) for name, per_image in values.items()}
+    return {name: weighted_mean(np.asarray(per_image), weights) for name, per_image in values.items()}
 
 
-def _mean(per_image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_mean(per_image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(images,) -> (resamples,), over the images that have a value; NaN in a resample that drew none of them."""
     there = ~np.isnan(per_image)
     if not there.any():

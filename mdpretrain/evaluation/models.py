@@ -23,13 +23,17 @@ STORED = "stored"
 
 
 def predictor_model(predictor: Predictor) -> Model:
-    """A predictor as the runner calls it: metres, NaN in images whose camera it would need; affine predictions as they are."""
+    """A predictor as the runner calls it: metres, NaN in images whose camera it would need; affine predictions as they are.
+
+    Where the camera is unknown, a network that estimates the focal length from the image answers by its estimate.
+    """
 
     def model(batch: DepthBatch) -> Tensor | DepthPrediction:
         prediction = predictor(batch)
         if prediction.space != DepthSpace.CANONICAL_INVERSE:
             return prediction
-        focal_px = torch.where(batch.camera_known, batch.intrinsics[:, 0, 0], torch.full_like(batch.intrinsics[:, 0, 0], torch.nan))
+        given, estimated = batch.intrinsics[:, 0, 0], prediction.estimated_f_px
+        focal_px = torch.where(batch.camera_known, given, torch.full_like(given, torch.nan) if estimated is None else estimated)
         depth, known = depth_from_canonical_inverse_where_known(prediction.values, focal_px, batch.image.shape[-1])
         return torch.where(known[:, None, None, None], depth, torch.full_like(depth, torch.nan))
 
@@ -51,8 +55,12 @@ def choose_prior(text: str, device: str) -> FrozenPrior:
     return prior.to(device)
 
 
-def prompt_baselines(teacher: Predictor | None, prior_text: str | None, device: str, facts: Facts) -> tuple[dict[str, Model], Prior | None]:
+def prompt_baselines(
+    teacher: Predictor | None, prior_text: str | None, device: str, facts: Facts, name: str = "the teacher"
+) -> tuple[dict[str, Model], Prior | None]:
     """``nearest`` and ``linear``; ``gmdr`` and ``pdsa`` where there is a prior: the one asked for, else the teacher's own.
+
+    ``name`` is what the teacher is called in the facts.
 
     Returns:
         The models, and the prior they share (None without), which is computed once a batch.
@@ -61,9 +69,9 @@ def prompt_baselines(teacher: Predictor | None, prior_text: str | None, device: 
     own = None if teacher is None else teacher.prior
     prior = own if prior_text is None else choose_prior(prior_text, device)
     if prior is None:
-        facts.append(("gmdr, pdsa", "left out: the teacher has no prior of its own to align; choose one with --prior"))
+        facts.append(("gmdr, pdsa", f"left out: {name} has no prior of its own to align; choose one with --prior"))
         return models, None
-    facts.append(("prior of gmdr and pdsa", "the teacher's own" if prior_text is None else prior_text))
+    facts.append(("prior of gmdr and pdsa", f"{name}'s own" if prior_text is None else prior_text))
     shared = baselines.once_per_batch(prior)
     preparation = baseline_preparation(None if teacher is None else teacher.preparation)
     return {**models, **baselines.aligned_prior_baselines(shared, preparation)}, shared

@@ -7,10 +7,13 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mdpretrain.losses.targets import z_depth
 from mdpretrain.structures import DepthBatch
+
+NETWORKS = ("teacher", "student")  # what is drawn of a run that names its networks no other way
 
 
 @dataclasses.dataclass
@@ -57,7 +60,9 @@ class SampleCollector:
         prior = None if self.prior is None else self.prior(batch)
         for index in wanted:
             kept = self._kept.setdefault(batch.source[index], [])
-            shown = dataclasses.replace(_shown(batch, index, truth, predictions_m, prior), note=self.note)
+            depths = {name: values[index] for name, values in predictions_m.items()}
+            own_prior = None if prior is None else prior[index]
+            shown = dataclasses.replace(shown_sample(batch, index, truth[index], depths, batch.valid[index], own_prior), note=self.note)
             kept.append((_rank(batch.key[index]), shown))
             kept.sort(key=lambda pair: pair[0])
             del kept[self.count :]
@@ -77,21 +82,30 @@ def _rank(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _shown(batch: DepthBatch, index: int, truth: Tensor, predictions_m: dict[str, Tensor], prior: Tensor | None) -> ShownSample:
-    def plane(maps: Tensor) -> np.ndarray:
-        return maps[index, 0].detach().cpu().numpy()
+def shown_sample(
+    batch: DepthBatch,
+    index: int,
+    truth_m: Float[Tensor, "1 H W"],
+    predictions_m: dict[str, Tensor],
+    valid: Bool[Tensor, "1 H W"],
+    prior: Tensor | None = None,
+) -> ShownSample:
+    """What is drawn of one image of a batch; truth, predictions and prior are of this image, (1, H, W)."""
 
-    valid = plane(batch.valid)
+    def plane(map_: Tensor) -> np.ndarray:
+        return map_[0].detach().cpu().numpy()
+
+    measured = plane(valid)
     image = batch.image[index].permute(1, 2, 0).clamp(0, 1).mul(255).round().byte().cpu().numpy()
     return ShownSample(
         key=batch.key[index],
         source=batch.source[index],
         image=image,
-        truth_m=np.where(valid, plane(truth), 0.0).astype(np.float32),
-        valid=valid,
+        truth_m=np.where(measured, plane(truth_m), 0.0).astype(np.float32),
+        valid=measured,
         predictions_m={name: plane(values.float()) for name, values in predictions_m.items()},
         intrinsics=batch.intrinsics[index].cpu().numpy() if bool(batch.camera_known[index]) else None,
-        prompt_depth_m=None if batch.prompt is None else plane(batch.prompt.depth_m),
-        prompt_mask=None if batch.prompt is None else plane(batch.prompt.mask),
+        prompt_depth_m=None if batch.prompt is None else plane(batch.prompt.depth_m[index]),
+        prompt_mask=None if batch.prompt is None else plane(batch.prompt.mask[index]),
         prior=None if prior is None else plane(prior.float()),
     )

@@ -78,9 +78,16 @@ class Pass:
         return f"{scaled}, {self.cut.vertical} {size[0]} × {size[1]} pixels (height × width)"
 
 
-def plain_pass(frames: Frames, prompt: PromptOptions | None, protocols: list[str]) -> Pass:
-    """The pass of ``--prompt-count`` (or of no prompt) under pixel protocols."""
-    return Pass("", frames, None, prompt, [find_protocol(name) for name in protocols])
+def plain_pass(frames: Frames, prompt: PromptOptions | None, protocols: list[str], exclude_prompt_pixels: bool = False) -> Pass:
+    """The pass of ``--prompt-count`` (or of no prompt) under pixel protocols.
+
+    ``exclude_prompt_pixels``: whatever the protocols say. A prompted network is compared with networks that get no prompt, and the truth
+    that it was handed is not to decide between them.
+    """
+    found = [find_protocol(name) for name in protocols]
+    if exclude_prompt_pixels:
+        found = [dataclasses.replace(protocol, exclude_prompt_pixels=True) for protocol in found]
+    return Pass("", frames, None, prompt, found)
 
 
 def prompt_pass(name: str, frames: Frames, size_given: bool, count_prompt_pixels: bool) -> Pass:

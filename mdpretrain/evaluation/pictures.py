@@ -2,76 +2,84 @@
 
 from __future__ import annotations
 
-import base64
 import json
+from collections.abc import Sequence
 from html import escape
 
-import cv2
 import numpy as np
 
-from mdpretrain.evaluation import colour
-from mdpretrain.evaluation.panels import ShownSample
+from data_shards import colour
+from data_shards.page import colour_bar, depth_bar, picture_cell, picture_uri
+from mdpretrain.evaluation.panels import NETWORKS, ShownSample
 from mdpretrain.evaluation.point_cloud import viewer_data
 
-SHOWN_MODELS = ("teacher", "student", "linear", "pdsa")  # of the models of a run, these are drawn; all are in the tables
-CLOUD_MODELS = ("teacher", "student")
+DEPTH_CAPTION = "depth in metres (truth and predictions alike)"
+LARGEST_PAIR_PX = 640  # longest side of a compared pair's pictures, of which a page may have many
+SHOWN_BASELINES = ("linear", "pdsa")  # beside the networks these are drawn; all are in the tables
 
 
-def data_uri(data: bytes, kind: str) -> str:
-    """``data:`` address of an encoded picture; ``kind`` is a MIME type."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def picture_uri(picture: np.ndarray, kind: str = "png") -> str:
-    """A uint8 RGB picture as a data URI, png (exact) or jpg."""
-    extension = f".{kind}"
-    done, encoded = cv2.imencode(extension, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done, f"cv2 could not encode {picture.shape} as {kind}"
-    return data_uri(encoded.tobytes(), "image/jpeg" if kind == "jpg" else "image/png")
-
-
-def panel_html(sample: ShownSample) -> str:
+def panel_html(sample: ShownSample, networks: Sequence[str] = NETWORKS) -> str:
     """One sample: inputs and truth in the first line, then each model's depth and error; one bar in metres for all depths."""
     scale = colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
     truth = scale.colour(np.where(sample.valid, sample.truth_m, np.nan))
-    first = [_cell("image", picture_uri(sample.image, "jpg"))]
+    first = [picture_cell("image", picture_uri(sample.image, "jpg"))]
     if sample.prompt_mask is not None and sample.prompt_depth_m is not None:
         dots = colour.colour_sparse(sample.prompt_depth_m, sample.prompt_mask, scale, sample.image)
-        first.append(_cell(f"prompt: {int(sample.prompt_mask.sum())} points", picture_uri(dots)))
+        first.append(picture_cell(f"prompt: {int(sample.prompt_mask.sum())} points", picture_uri(dots)))
     if sample.prior is not None:
-        first.append(_cell("prior (no unit, own colours)", picture_uri(colour.colour_relative(sample.prior))))
-    first.append(_cell("ground truth", picture_uri(truth)))
+        first.append(picture_cell("prior (no unit, own colours)", picture_uri(colour.colour_relative(sample.prior))))
+    first.append(picture_cell("ground truth", picture_uri(truth)))
     rest = []
-    for name in [name for name in SHOWN_MODELS if name in sample.predictions_m] or list(sample.predictions_m):
+    for name in [name for name in (*networks, *SHOWN_BASELINES) if name in sample.predictions_m] or list(sample.predictions_m):
         depth = sample.predictions_m[name]
         error = colour.colour_relative_error(depth, sample.truth_m, sample.valid)
-        rest.append(_cell(name, picture_uri(scale.colour(depth))))
-        rest.append(_cell(f"{name}: error, AbsRel {_abs_rel(sample, depth)}", picture_uri(error)))
+        rest.append(picture_cell(name, picture_uri(scale.colour(depth))))
+        rest.append(picture_cell(f"{name}: error, AbsRel {_abs_rel(sample, depth)}", picture_uri(error)))
     height, width = sample.image.shape[:2]
     note = f", {escape(sample.note)}" if sample.note else ""
     title = f"<h3>{escape(sample.key)} <small>{escape(sample.source)}, {width} × {height}{note}</small></h3>"
-    bars = depth_bar(scale) + error_bar()
+    bars = depth_bar(scale, DEPTH_CAPTION) + error_bar()
     return f'<section class="sample">{title}<div class="bars">{bars}</div><div class="cells">{"".join(first + rest)}</div></section>'
 
 
-def depth_bar(scale: colour.DepthScale) -> str:
-    """The colour bar of depth, with ticks in metres."""
-    ticks = "".join(f'<span style="left:{100 * position:.1f}%">{value:g}</span>' for position, value in scale.ticks())
-    return _bar("depth in metres (truth and predictions alike)", scale.gradient(), ticks)
+def pair_html(sample: ShownSample, reference: str, model: str, title: str) -> str:
+    """Two models on one image: image, truth, both depths, and where which of them errs more; ``title`` is HTML."""
+    scale = colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
+    depths = [sample.predictions_m[name] for name in (reference, model)]
+    worse = colour.colour_error_difference(depths[1], depths[0], sample.truth_m, sample.valid)
+    pictures = {
+        "ground truth where it counts": scale.colour(np.where(sample.valid, sample.truth_m, np.nan)),
+        reference: scale.colour(depths[0]),
+        model: scale.colour(depths[1]),
+        f"error of {model} minus error of {reference}": worse,
+    }
+    step = -(-max(sample.image.shape[:2]) // LARGEST_PAIR_PX)
+    small = np.ascontiguousarray(sample.image[::step, ::step])
+    cells = [picture_cell("image", picture_uri(small, "jpg"))]
+    cells += [picture_cell(name, picture_uri(np.ascontiguousarray(picture[::step, ::step]))) for name, picture in pictures.items()]
+    bars = depth_bar(scale, DEPTH_CAPTION) + difference_bar(reference, model)
+    return f'<section class="sample"><h3>{title}</h3><div class="bars">{bars}</div><div class="cells five">{"".join(cells)}</div></section>'
 
 
 def error_bar() -> str:
     """The colour bar of relative errors."""
-    shares = np.linspace(0, colour.ERROR_LIMIT, 6)
-    ticks = "".join(f'<span style="left:{100 * share / colour.ERROR_LIMIT:.1f}%">{100 * share:.0f}%</span>' for share in shares)
-    return _bar("relative error |p − t| / t", colour.error_gradient(), ticks)
+    ticks = [(place, f"{100 * place * colour.ERROR_LIMIT:.0f}%") for place in np.linspace(0, 1, 6).tolist()]
+    return colour_bar("relative error |p − t| / t", colour.error_gradient(), ticks)
 
 
-def cloud_html(sample: ShownSample, models: tuple[str, ...] = CLOUD_MODELS) -> str:
-    """The interactive point cloud of one sample: shown models and the truth; empty if its camera is unknown."""
+def difference_bar(reference: str, model: str) -> str:
+    """The colour bar of differences of relative errors."""
+    limit = colour.ERROR_LIMIT
+    ticks = [(0.0, f"−{100 * limit:.0f}%"), (0.5, "0"), (1.0, f"+{100 * limit:.0f}%")]
+    caption = f"relative error of {model} − of {reference}; blue: {model} is better"
+    return colour_bar(caption, colour.difference_gradient(), ticks)
+
+
+def cloud_html(sample: ShownSample, networks: Sequence[str] = NETWORKS) -> str:
+    """The interactive point cloud of one sample: the networks and the truth; empty if its camera is unknown."""
     if sample.intrinsics is None:
         return ""
-    depths = {name: sample.predictions_m[name] for name in models if name in sample.predictions_m}
+    depths = {name: sample.predictions_m[name] for name in networks if name in sample.predictions_m}
     depths["ground truth"] = np.where(sample.valid, sample.truth_m, 0.0)
     data = json.dumps(viewer_data(depths, sample.image, sample.intrinsics))
     script = f'<script type="application/json">{data}</script>'
@@ -87,15 +95,3 @@ def _abs_rel(sample: ShownSample, depth: np.ndarray) -> str:
     if not valid.any():
         return "–"
     return f"{np.mean(np.abs(depth[valid] - sample.truth_m[valid]) / sample.truth_m[valid]):.3f}"
-
-
-def _cell(caption: str, uri: str) -> str:
-    return f'<figure><img src="{uri}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def _bar(caption: str, stops: list[str], ticks: str) -> str:
-    gradient = ", ".join(stops)
-    return (
-        f'<div class="bar"><div class="caption">{escape(caption)}</div>'
-        f'<div class="strip" style="background:linear-gradient(to right, {gradient})"></div><div class="ticks">{ticks}</div></div>'
-    )

@@ -16,6 +16,7 @@ from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.measurements import table_rows
 from mdpretrain.evaluation.passes import Pass
 from mdpretrain.evaluation.runner import Model, run_models
+from mdpretrain.evaluation.tables import PROMPT_BASELINES
 from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.prompts.noise import PromptNoise
 from mdpretrain.structures import PROMPT_KINDS
@@ -24,7 +25,6 @@ COUNTS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 40000)
 LARGEST_SHARE = 0.25  # of the image's pixels: beyond it, little is left to predict
 SIGMAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 OUTLIERS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
-PROMPTED = ("teacher", "linear", "nearest", "gmdr", "pdsa")  # what reads a prompt; the others' curves would be level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,23 +102,25 @@ def run(
     resampling: Resampling,
     seen_patterns: Sequence[str] | None,
     progress: bool = False,
+    networks: Sequence[str] = ("teacher",),
 ) -> list[dict[str, Any]]:
     """Measure along the axes, under the pass's first protocol without the pixels that carry a point.
 
     Args:
         axes: names of ``AXES``.
-        models: of the evaluation; those that read a prompt are measured.
+        models: of the evaluation; those that read a prompt are measured, the others' curves would be level.
         base: whose frames, cut and prompt are taken.
         device: where the batches go.
         resampling: of the intervals.
         seen_patterns: kinds of prompt that the network was trained on, if known.
         progress: show bars.
+        networks: the prompted ones.
 
     Returns:
         A list of ``{"axis", "title", "unit", "setting", "x", "seen", "model", "protocol", "samples", "skipped", "unanswered",
         <metric>: float | None, ..., "interval_95"}``, the mean over sources; "seen" is None where it is not known.
     """
-    prompted = {name: models[name] for name in PROMPTED if name in models}
+    prompted = {name: models[name] for name in (*networks, *PROMPT_BASELINES) if name in models}
     protocol = dataclasses.replace(base.protocols[0], exclude_prompt_pixels=True)
     points: list[dict[str, Any]] = []
     for name in axes:

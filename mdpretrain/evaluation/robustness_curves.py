@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from mdpretrain.evaluation.tables import BASELINES
 from mdpretrain.metrics.depth import METRICS
 
 Point = dict[str, Any]
 PANEL_INCHES = (5.2, 3.6)
-DASHED = "teacher"  # drawn heavy; the baselines thin
 
 
 def figure(points: Sequence[Point], kind: Literal["svg", "png"], metric: str = "abs_rel") -> bytes:
@@ -54,7 +54,7 @@ def _draw_line(panel: Axes, points: list[Point], metric: str, model: str, colour
     """The answered ``points`` of one model, NaN at every other place of ``x``: matplotlib ends line and band there."""
     values = {point["x"]: point[metric] for point in points}
     bands = {point["x"]: point["interval_95"][metric] or (math.nan, math.nan) for point in points}
-    width = 2.2 if model == DASHED else 1.3
+    width = 1.3 if model in BASELINES else 2.2
     y = [values.get(place, math.nan) for place in x]
     panel.plot(x, y, color=colour, linewidth=width, marker="o", markersize=3.5, label=model)
     low, high = zip(*(bands.get(place, (math.nan, math.nan)) for place in x))

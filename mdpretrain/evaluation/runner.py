@@ -6,7 +6,7 @@ runner knows nothing of checkpoints or families. Of an image only its moments ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,9 @@ from mdpretrain.structures import PROMPT_KINDS, DepthBatch, DepthPrediction, Dep
 
 Model = Callable[[DepthBatch], Tensor | DepthPrediction]
 Observer = Callable[[DepthBatch, dict[str, Tensor]], None]
+# Called with each measured image: its batch, its place there, its record (the image is the last of it), the pixels that count
+# (1, H, W), and the answered models' depth in float64 metres (1, H, W), aligned and clamped.
+ImageObserver = Callable[[DepthBatch, int, ProtocolRecord, Tensor, dict[str, Tensor]], None]
 ALL_SOURCES = ALL
 NO_PROMPT = "none"  # the kind of an image of which no prompt could be drawn
 RENDERED = LABEL_KINDS.index(LabelKind.RENDERED)
@@ -41,12 +44,18 @@ def run_models(
     device: torch.device | str = "cpu",
     observer: Observer | None = None,
     progress: bool = False,
+    stored: Collection[str] = (),
+    image_observer: ImageObserver | None = None,
 ) -> list[ProtocolRecord]:
     """Run every model on every batch and record the moments of each image, a record per protocol.
 
     A sample is *skipped* for all models (and counted) if no pixel of its ground truth counts, if its depth is along rays of an
     unknown camera, or if its depth has no metric and the protocol does not align. A model's answer with a NaN on a pixel that
     counts, or that no alignment can place, is *unanswered*: counted and left out of that model's mean.
+
+    A stored map (a sensor's, a label) has holes, and its error is that of the pixels it has. All models are then measured on these
+    pixels, so that differences stay paired pixel by pixel: a pixel that a stored map lacks counts for nobody, unless that map has none
+    of the image's pixels, when it is unanswered and the others are measured as without it.
 
     Args:
         models: name -> callable; each is called once per batch, without gradients.
@@ -55,6 +64,8 @@ def run_models(
         device: where the batches go before the models see them.
         observer: called with each batch and the models' depth in metres (affine predictions left out), for pictures.
         progress: show a bar with rate and time left.
+        stored: those of the models that are stored maps.
+        image_observer: called with every image that is measured, protocol by protocol.
 
     Raises:
         ValueError: no sample at all, or a model's output of another size than the batch.
@@ -66,10 +77,10 @@ def run_models(
         batch = batch.to(device)
         with torch.no_grad():
             predictions = {name: _as_prediction(name, model(batch), batch) for name, model in models.items()}
-            _measure_batch(batch, predictions, records)
+            _measure_batch(batch, predictions, records, stored, image_observer)
+            if observer is not None:
+                observer(batch, {name: p.values for name, p in predictions.items() if p.space == DepthSpace.METRIC})
         samples += len(batch)
-        if observer is not None:
-            observer(batch, {name: p.values for name, p in predictions.items() if p.space == DepthSpace.METRIC})
         if skipped := sum(sum(record.skipped.values()) for record in records):
             bar.set_postfix(skipped=skipped)
     if not samples:
@@ -86,28 +97,58 @@ def _as_prediction(name: str, answer: Tensor | DepthPrediction, batch: DepthBatc
     return prediction
 
 
-def _measure_batch(batch: DepthBatch, predictions: dict[str, DepthPrediction], records: Sequence[ProtocolRecord]) -> None:
+def _measure_batch(
+    batch: DepthBatch,
+    predictions: dict[str, DepthPrediction],
+    records: Sequence[ProtocolRecord],
+    stored: Collection[str],
+    image_observer: ImageObserver | None,
+) -> None:
     truth, has_z = z_depth(batch)
     measurable, metric, kinds = has_z.tolist(), batch.metric.tolist(), prompt_kinds(batch)
     rendered = (batch.label_kind == RENDERED).tolist()
+    missing = {name: prediction.values.isnan() for name, prediction in predictions.items() if name in stored}
     for record in records:
         protocol = record.protocol
         inside = counted_pixels(truth, batch.valid, protocol)
-        counts = without_prompt_pixels(inside, batch.prompt, protocol)
+        wanted = without_prompt_pixels(inside, batch.prompt, protocol)
         for index, source in enumerate(batch.source):
             usable = measurable[index] and (metric[index] or protocol.alignment != Alignment.NONE)
-            if not usable or not bool(counts[index].any()):
+            counts, coverage = without_holes(wanted[index], {name: map_[index] for name, map_ in missing.items()})
+            if not usable or not bool(counts.any()):
                 record.skip(source, kinds[index])
                 continue
-            rows = {}
+            rows, maps = {}, {}
             for name, prediction in predictions.items():
                 if not answers(prediction.space, protocol):
                     continue
-                aligned = aligned_depth(prediction.values[index], truth[index], counts[index], prediction.space, protocol)
-                moments = None if aligned is None else pixel_moments(aligned[counts[index]], truth[index][counts[index]].double())
+                aligned = aligned_depth(prediction.values[index], truth[index], counts, prediction.space, protocol)
+                moments = None if aligned is None else pixel_moments(aligned[counts], truth[index][counts].double())
                 f1 = boundary_of(batch, index, aligned, truth, inside, protocol) if rendered[index] and aligned is not None else None
                 rows[name] = image_row(moments, f1)
-            record.add(source, kinds[index], rows)
+                if aligned is not None:
+                    maps[name] = aligned
+            record.add(source, kinds[index], rows, batch.key[index], coverage)
+            if image_observer is not None:
+                image_observer(batch, index, record, counts, maps)
+
+
+def without_holes(counts: Bool[Tensor, "1 H W"], missing: Mapping[str, Tensor]) -> tuple[Bool[Tensor, "1 H W"], dict[str, float]]:
+    """The pixels that every stored map has, of those that count, and the share of them that each has.
+
+    Args:
+        counts: the pixels that count.
+        missing: name -> bool (1, H, W), where the stored map has no depth. One that has none at all leaves ``counts`` alone.
+    """
+    total = int(counts.sum()) if missing else 0
+    if not total:
+        return counts, {}
+    kept, coverage = counts, {}
+    for name, lacks in missing.items():
+        has = counts & ~lacks
+        coverage[name] = int(has.sum()) / total
+        kept = kept & has if coverage[name] else kept
+    return kept, coverage
 
 
 def prompt_kinds(batch: DepthBatch) -> list[str]:
@@ -189,7 +230,12 @@ def aligned_depth(
 def boundary_of(
     batch: DepthBatch, index: int, aligned_m: Tensor, truth_m: Tensor, inside: Bool[Tensor, "B 1 H W"], protocol: Protocol
 ) -> float | None:
-    """The boundary F1 of one image with dense truth, the sky being infinitely far; prompt pixels are looked at, spikes on them included."""
+    """The boundary F1 of one image with dense truth, the sky being infinitely far; prompt pixels are looked at, spikes on them included.
+
+    None for a map with holes among the pixels of the range and crop.
+    """
+    if bool(aligned_m[inside[index]].isnan().any()):
+        return None
     sky = batch.sky[index, 0] & inside_crop(batch.sky, protocol)[index, 0]
     true = torch.where(sky, torch.inf, truth_m[index, 0].double())
     scores = boundary_scores(aligned_m[0], true, inside[index, 0] | sky)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from mdpretrain.evaluation import colour
-from mdpretrain.evaluation.panels import ShownSample
+from data_shards import colour
+from mdpretrain.evaluation.panels import NETWORKS, ShownSample
 
-MODELS = ("linear", "teacher", "student")
 CELL_INCHES = 1.9
 
 
-def sheet_png(samples: list[ShownSample], rows: int = 4) -> bytes:
+def sheet_png(samples: list[ShownSample], rows: int = 4, networks: Sequence[str] = NETWORKS) -> bytes:
     """Colour, ground truth, prompt, prior and predictions of at most ``rows`` samples; one colour scale in metres a line."""
-    lines = [_cells(sample) for sample in samples[:rows]]
+    lines = [_cells(sample, networks) for sample in samples[:rows]]
     columns = max(len(line) for line in lines)
     height, width = samples[0].image.shape[:2]
     size = (CELL_INCHES * columns + 0.6, CELL_INCHES * height / width * len(lines) + 0.35)
@@ -40,7 +40,7 @@ def _scale(sample: ShownSample) -> colour.DepthScale:
     return colour.depth_scale(np.where(sample.valid, sample.truth_m, np.nan))
 
 
-def _cells(sample: ShownSample) -> list[tuple[str, np.ndarray]]:
+def _cells(sample: ShownSample, networks: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     """(caption, RGB picture) of one line, in reading order."""
     scale = _scale(sample)
     cells = [("image", sample.image), ("ground truth", scale.colour(np.where(sample.valid, sample.truth_m, np.nan)))]
@@ -49,7 +49,7 @@ def _cells(sample: ShownSample) -> list[tuple[str, np.ndarray]]:
         cells.append((f"prompt ({int(sample.prompt_mask.sum())})", dots))
     if sample.prior is not None:
         cells.append(("prior (no unit)", colour.colour_relative(sample.prior)))
-    cells += [(name, scale.colour(sample.predictions_m[name])) for name in MODELS if name in sample.predictions_m]
+    cells += [(name, scale.colour(sample.predictions_m[name])) for name in ("linear", *networks) if name in sample.predictions_m]
     return cells
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -11,17 +12,27 @@ Row = dict[str, Any]
 PROMPT_BASELINES = ("linear", "nearest", "gmdr", "pdsa")
 MEDIAN_BASELINES = ("median_depth", "median_depth_canonical")
 BASELINES = PROMPT_BASELINES + MEDIAN_BASELINES
-GROUPS = {"With a sparse metric prompt": ("teacher", *PROMPT_BASELINES), "From the image alone": ("student", *MEDIAN_BASELINES)}
+# What a model is given: the titles of the groups in which "best" is marked, in the tables' order.
+PROMPT, IMAGE, STORED, OTHERS = "With a sparse metric prompt", "From the image alone", "Stored depth", "Others"
+BASELINES_OF = {PROMPT: PROMPT_BASELINES, IMAGE: MEDIAN_BASELINES}
+DEFAULT_INPUTS = {"teacher": PROMPT, "student": IMAGE}
+Inputs = Mapping[str, str]
 SOURCE_TABLE_METRICS = ("abs_rel", "delta1")
 KIND_TABLE_METRICS = ("abs_rel", "rmse")
 
 
-def groups_of(models: list[str]) -> dict[str, list[str]]:
-    """Models that were given the same input stand together; "best" is only meant within such a group."""
-    grouped = {title: [name for name in members if name in models] for title, members in GROUPS.items()}
-    known = {name for members in GROUPS.values() for name in members}
-    grouped["Others"] = [name for name in models if name not in known]
-    return {title: members for title, members in grouped.items() if members}
+def groups_of(models: list[str], inputs: Inputs = DEFAULT_INPUTS) -> dict[str, list[str]]:
+    """Models that were given the same input stand together; "best" is only meant within such a group.
+
+    ``inputs``: network or stored depth -> PROMPT, IMAGE or STORED.
+    """
+    members = {
+        title: [*(name for name in inputs if inputs[name] == title), *BASELINES_OF.get(title, ())] for title in (PROMPT, IMAGE, STORED)
+    }
+    grouped = {title: [name for name in names if name in models] for title, names in members.items()}
+    known = {name for names in members.values() for name in names}
+    grouped[OTHERS] = [name for name in models if name not in known]
+    return {title: names for title, names in grouped.items() if names}
 
 
 def find_row(rows: list[Row], model: str, protocol: str, source: str = "all") -> Row | None:
@@ -30,7 +41,7 @@ def find_row(rows: list[Row], model: str, protocol: str, source: str = "all") ->
     return found[0] if found else None
 
 
-def overall_table(rows: list[Row], protocol: str) -> str:
+def overall_table(rows: list[Row], protocol: str, inputs: Inputs = DEFAULT_INPUTS) -> str:
     """HTML: one line per model, one column per metric, the mean over sources; the best of each group in each column marked.
 
     A metric that no model has (the boundary F1 without rendered truth) has no column.
@@ -43,7 +54,7 @@ def overall_table(rows: list[Row], protocol: str) -> str:
         for record in (METRICS[name] for name in metrics)
     )
     lines = [f"<tr><th>model</th><th>samples</th>{head}</tr>"]
-    for title, members in groups_of(list(chosen)).items():
+    for title, members in groups_of(list(chosen), inputs).items():
         lines.append(f'<tr class="group"><td colspan="{len(metrics) + 2}">{escape(title)}</td></tr>')
         group = [chosen[name] for name in members]
         for row in group:
@@ -52,26 +63,26 @@ def overall_table(rows: list[Row], protocol: str) -> str:
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>{_single_images(list(chosen.values()))}'
 
 
-def source_table(rows: list[Row], protocol: str, metric: str) -> str:
+def source_table(rows: list[Row], protocol: str, metric: str, inputs: Inputs = DEFAULT_INPUTS) -> str:
     """HTML: one line per model, one column per source, for one metric."""
     chosen = [row for row in rows if row["protocol"] == protocol and row["source"] != "all"]
-    return _table_by(chosen, "source", metric)
+    return _table_by(chosen, "source", metric, inputs)
 
 
-def kind_table(kind_rows: list[Row], protocol: str, metric: str) -> str:
+def kind_table(kind_rows: list[Row], protocol: str, metric: str, inputs: Inputs = DEFAULT_INPUTS) -> str:
     """HTML: one line per model, one column per kind of prompt, the mean over sources, for one metric; "" where there was one kind."""
     chosen = [row for row in kind_rows if row["protocol"] == protocol and row["source"] == "all"]
-    return _table_by(chosen, "prompt_kind", metric) if chosen else ""
+    return _table_by(chosen, "prompt_kind", metric, inputs) if chosen else ""
 
 
-def _table_by(rows: list[Row], field: str, metric: str) -> str:
+def _table_by(rows: list[Row], field: str, metric: str, inputs: Inputs) -> str:
     columns = sorted({row[field] for row in rows})
     models = list(dict.fromkeys(row["model"] for row in rows))
     found = {(row["model"], row[field]): row for row in rows}
     counts = {column: max(row["samples"] for row in rows if row[field] == column) for column in columns}
     head = "".join(f"<th>{_breakable(column)}<br><small>{counts[column]} samples</small></th>" for column in columns)
     lines = [f"<tr><th>model</th>{head}</tr>"]
-    for title, members in groups_of(models).items():
+    for title, members in groups_of(models, inputs).items():
         lines.append(f'<tr class="group"><td colspan="{len(columns) + 1}">{escape(title)}</td></tr>')
         for model in members:
             cells = ""
@@ -83,7 +94,11 @@ def _table_by(rows: list[Row], field: str, metric: str) -> str:
 
 
 def verdicts(
-    rows: list[Row], protocol: str, agreement: dict[str, Any] | None = None, comparisons: list[dict[str, Any]] | None = None
+    rows: list[Row],
+    protocol: str,
+    agreement: dict[str, Any] | None = None,
+    comparisons: list[dict[str, Any]] | None = None,
+    inputs: Inputs = DEFAULT_INPUTS,
 ) -> list[tuple[bool, str]]:
     """(holds, sentence) for each claim the rows can decide: teacher against prompt baselines, student against the median map.
 
@@ -91,10 +106,10 @@ def verdicts(
         rows: of ``runner.evaluate``.
         protocol: whose "all" rows decide.
         agreement: metrics of the student measured against the teacher, if both were there.
-        comparisons: paired differences (``measurements.compared``); their intervals say whether other images could turn the sentence.
+        comparisons: paired differences (``comparison.compared``); their intervals say whether other images could turn the sentence.
     """
     found: list[tuple[bool, str]] = []
-    for model, baselines in (("teacher", PROMPT_BASELINES), ("student", MEDIAN_BASELINES)):
+    for model, baselines in ((name, BASELINES_OF.get(given, ())) for name, given in inputs.items()):
         claim = find_row(rows, model, protocol)
         others = [row for name in baselines if (row := find_row(rows, name, protocol)) and row["abs_rel"] is not None]
         if claim is None or claim["abs_rel"] is None or not others:
@@ -104,7 +119,7 @@ def verdicts(
         change = abs(1.0 - claim["abs_rel"] / best["abs_rel"]) if best["abs_rel"] > 0 else float("inf")
         relation = "below" if holds else "not below"
         sentence = (
-            f"The {model}'s AbsRel {claim['abs_rel']:.4f} is {relation} that of the best baseline, "
+            f"{possessive(model)} AbsRel {claim['abs_rel']:.4f} is {relation} that of the best baseline, "
             f"{best['model']} {best['abs_rel']:.4f} ({change:.0%} {'lower' if holds else 'higher'})."
         ) + _paired(model, best, comparisons or [])
         found.append((holds, sentence))
@@ -114,6 +129,11 @@ def verdicts(
         nearer = agreement["abs_rel"] < student["abs_rel"]
         found.append((nearer, f"{against}; against ground truth it is {student['abs_rel']:.4f}."))
     return found
+
+
+def possessive(model: str) -> str:
+    """ "The teacher's", or a name of the user's own with its apostrophe."""
+    return f"{'The ' * (model in DEFAULT_INPUTS)}{model}'{'s' * (not model.endswith('s'))}"
 
 
 def _paired(model: str, best: Row, comparisons: list[dict[str, Any]]) -> str:
@@ -173,4 +193,6 @@ def _model(name: str) -> str:
 
 def _samples(row: Row) -> str:
     notes = [f"{row[kind]} {kind}" for kind in ("skipped", "unanswered") if row[kind]]
+    if row.get("coverage") is not None:
+        notes.append(f"has {100 * row['coverage']:.3g} % of the pixels")
     return f"{row['samples']}" + (f"<br><small>{', '.join(notes)}</small>" if notes else "")

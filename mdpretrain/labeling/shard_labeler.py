@@ -1,6 +1,9 @@
 """Shards in, shards out: what writing labels and writing priors share. One shard for each shard, tasks of an array, continuation.
 
-A folder belongs to one request: what decides its content is fingerprinted into ``dataset.json``, and an equal call continues it.
+Three things happen at once: threads read and decode what comes next, the caller's thread runs the network, and threads encode what it
+said and write it. Between them only so much waits that memory is bounded, and on a GPU nobody waits for a batch before the next one is
+under way. Reading goes on over the borders of shards; a batch does not, and holds images of one size in the shard's order: so which
+images share a batch, and with it every rounding, depends on the shard alone and not on who labels it, when, or what was there before.
 """
 
 from __future__ import annotations
@@ -9,199 +12,247 @@ import abc
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
-import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from data_shards.atomic import remove_temporary_files, write_atomically
 from data_shards.build_tasks import ONLY_TASK, Task
-from data_shards.index import IndexedShard, index_path, load_index
 from data_shards.progress import progress_bar
 from data_shards.schema import SCHEMA_VERSION, Sample
-from data_shards.shard_table import ShardRow, open_table, write_table
 from data_shards.storage.address import ShardPath
-from data_shards.writer import KeyedMembers, write_shard
+from data_shards.writer import KeyedMembers
 from mdpretrain.data.pipeline import Row
 from mdpretrain.data.shard_folder import dataset_name
+from mdpretrain.labeling.host_maps import HostMaps
+from mdpretrain.labeling.label_folder import LabelFolder, LabelResult
+from mdpretrain.labeling.shard_in_work import ShardInWork
+from mdpretrain.labeling.source_shards import SourceShard, SourceShards, digest_of
 
-DATASET_FILE = "dataset.json"
-REJECTS_SUFFIX = ".rejects.json"
-DAY_S = 86400.0
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Read = tuple[int, Sample, Row]
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelResult:
-    """Of one task's share. ``reused`` shards were there already, whole and of the same teacher.
-
-    ``missing`` shards of other tasks are not there yet; the task that finds none missing completes the folder.
-    """
-
-    labelled: int
-    rejected: int
-    shards: int
-    reused: int
-    missing: int = 0
+# Part of every fingerprint: raise it with any change of what is written for the same teacher, request and shards. A git commit would say
+# less and more: an edited README is no other label. ``tests/integration/test_labeling_golden.py`` fails where it was forgotten.
+LABELLING_VERSION = 2
+WAIT_FOR_SHARD_S = 2.0
 
 
-class ShardLabeler(abc.ABC):
+@dataclasses.dataclass
+class Read:
+    """One decoded sample on its way to the network; a subclass may carry more."""
+
+    position: int
+    sample: Sample
+    row: Row
+
+
+ReadT = TypeVar("ReadT", bound=Read)
+
+
+class ShardLabeler(abc.ABC, Generic[ReadT]):
     """Goes over the shards of one folder; what is read of a sample and what is written for it is the subclass's matter.
 
     Args:
-        batch_size: Images of one size that go through the network together; it does not change the output of a CPU run by more
+        batch_size: images of one size that go through the network together; it does not change the output of a CPU run by more
             than rounding.
-        decode_threads: Images decoded ahead of the network.
+        decode_threads, encode_threads: that read and decode ahead of the network, and that encode and write after it.
     """
 
-    def __init__(self, batch_size: int, decode_threads: int) -> None:
+    def __init__(self, batch_size: int, decode_threads: int, encode_threads: int) -> None:
+        if min(batch_size, decode_threads, encode_threads) < 1:
+            raise ValueError(f"batch size {batch_size}, decode threads {decode_threads}, encode threads {encode_threads}: give at least 1")
         self.batch_size = batch_size
         self.decode_threads = decode_threads
+        self.encode_threads = encode_threads
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """What decides the output beside the shards: plain values that go into ``dataset.json``."""
 
     @abc.abstractmethod
-    def read(self, shard: IndexedShard, position: int) -> Read | str:
-        """The decoded sample, or why nothing can be made of it."""
+    def read(self, shard: SourceShard, position: int) -> ReadT | str:
+        """The decoded sample, or why nothing can be made of it. In several threads at once."""
 
     @abc.abstractmethod
-    def predict(self, group: list[Read]) -> dict[int, Sample | KeyedMembers]:
-        """What is written for samples of one size, by their position in the shard."""
+    def compute(self, group: list[ReadT]) -> HostMaps:
+        """Run the network on samples of one size. In the caller's thread alone."""
 
-    def stand_in(self, shard: IndexedShard, position: int) -> KeyedMembers | None:
+    @abc.abstractmethod
+    def finish(self, read: ReadT, computed: HostMaps, index: int) -> Sample | KeyedMembers | str:
+        """What is written for the ``index``-th sample of a group, or why nothing is. In several threads at once."""
+
+    def stand_in(self, shard: SourceShard, position: int) -> KeyedMembers | None:
         """What is written for a sample of which nothing can be made; None: it is left out."""
         return None
 
-    def label_folder(self, shards: ShardPath, output: Path, quiet: bool = False, task: Task = ONLY_TASK) -> LabelResult:
+    def label_folder(
+        self, shards: ShardPath, output: Path, quiet: bool = False, task: Task = ONLY_TASK, sidecars: Sequence[ShardPath] = ()
+    ) -> LabelResult:
         """Write a labelled shard for every shard of ``shards`` into ``output``; whole ones of an earlier, equal call are kept.
 
-        Of several tasks each takes every N-th shard; they may run at once, on one node or many, and the bytes are those of one.
+        Of several tasks each takes every N-th shard; they may run at once, on one node or many, and the bytes are those of one. So may
+        several calls without tasks, or two of one task: a shard that another process has in work is left to it.
+
+        Args:
+            shards: the folder to label.
+            output: the folder to write.
+            quiet: no progress bar.
+            task: the share.
+            sidecars: folders whose members join the samples before they are labelled.
 
         Raises:
             ValueError: a missing or damaged shard, an output folder with other labels, a full disk, no sample that can be labelled.
         """
-        opened = open_table(shards)
-        paths = [path for path, _ in opened]
-        samples = {path: row.samples for path, row in opened}
-        record = self._record(shards, [row for _, row in opened])
-        _claim(output, record, alone=task.count == 1)
-        own = [path for number, path in enumerate(paths) if task.owns(number)]
-        pending = [path for path in own if not _is_finished(output / path.name)]
-        total, waiting = sum(samples[path] for path in own), sum(samples[path] for path in pending)
-        with progress_bar(total, "image", "label", quiet, initial=total - waiting) as bar:
-            for path in pending:
-                self._label_shard(path, output / path.name, bar.update)
-        result = _count(output, own, reused=len(own) - len(pending))
-        if missing := sum(not _is_finished(output / path.name) for path in paths):
-            return dataclasses.replace(result, missing=missing)
-        _finish(output, record, paths)
+        source = SourceShards(shards, sidecars)
+        with LabelFolder(output, self._arguments(source), source.names) as folder:
+            own = [number for number in range(len(source.names)) if task.owns(number)]
+            pending = [number for number in own if not folder.is_finished(number)]
+            total, waiting = sum(source.sizes[number] for number in own), sum(source.sizes[number] for number in pending)
+            with progress_bar(total, "image", "label", quiet, initial=total - waiting) as bar:
+                written = _Stages(self, folder, source, bar.update).run(pending)
+            result = folder.result(own, 0)
+            result = dataclasses.replace(result, reused=result.shards - written)
+            if not result.missing:
+                folder.finish()
         return result
 
-    def _record(self, shards: ShardPath, rows: Sequence[ShardRow]) -> dict[str, Any]:
-        digest = hashlib.sha256("".join(row.sha256 for row in rows).encode()).hexdigest()
-        arguments = {
+    def _arguments(self, source: SourceShards) -> dict[str, Any]:
+        joined = {"sidecars_sha256": source.sidecar_checksums} if source.sidecars else {}
+        return {
             "schema_version": SCHEMA_VERSION,
-            "source": dataset_name(shards),
-            "labelled_shards_sha256": digest,
+            "labelling_version": LABELLING_VERSION,
+            "source": dataset_name(source.folder),
+            "labelled_shards_sha256": digest_of(source.checksums),
+            **joined,
             **self.describe(),
         }
-        return arguments | {"fingerprint": hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()}
 
-    def _label_shard(self, path: ShardPath, output: Path, advance: Callable[[int], Any]) -> None:
-        """One shard. Samples that cannot be labelled are listed beside it; the tar comes last, so a tar says that both are there."""
-        shard = IndexedShard(path)
-        shard.fetch_ahead(range(len(shard)))
-        written: dict[int, Sample | KeyedMembers] = {}
-        rejects: list[dict[str, str]] = []
-        waiting: dict[tuple[int, ...], list[Read]] = collections.defaultdict(list)
 
-        def read(position: int) -> Read | str:
-            return self.read(shard, position)
+class _Stages(Generic[ReadT]):
+    """One run over some shards: reading ahead, the network, writing behind."""
 
-        for position, outcome in enumerate(_ahead(read, range(len(shard)), self.decode_threads)):
-            if isinstance(outcome, str):
-                rejects.append({"key": shard.keys[position], "reason": outcome})
-                advance(1)
-                if (members := self.stand_in(shard, position)) is not None:
-                    written[position] = members
+    def __init__(self, labeler: ShardLabeler[ReadT], folder: LabelFolder, source: SourceShards, advance: Callable[[int], Any]) -> None:
+        self.labeler, self.folder, self.source = labeler, folder, source
+        self._advance = advance
+        self._advance_lock = threading.Lock()
+        self._works: list[ShardInWork] = []  # not yet published, and some that are
+        self._begun = 0
+        self._room = threading.Semaphore(3 * labeler.batch_size)  # samples between the network's start and the tar
+        self._failure: BaseException | None = None
+
+    def run(self, numbers: Sequence[int]) -> int:
+        """Label these shards, but for those that another process has in work; returns how many were written here."""
+        labeler = self.labeler
+        self._readers = concurrent.futures.ThreadPoolExecutor(labeler.decode_threads, "read")
+        self._writers = concurrent.futures.ThreadPoolExecutor(labeler.encode_threads, "write")
+        try:
+            self._label(numbers)
+            self._writers.shutdown()
+            self._raise_failure()
+        finally:  # after an error or Ctrl-C: nothing that was begun goes on, and no half shard stays
+            self._readers.shutdown(cancel_futures=True)
+            self._writers.shutdown(cancel_futures=True)
+            for work in self._works:
+                work.discard()
+        return self._begun
+
+    def _label(self, numbers: Sequence[int]) -> None:
+        groups: dict[tuple[int, ...], list[ReadT]] = collections.defaultdict(list)
+        for work, outcome in self._outcomes(numbers):
+            self._raise_failure()
+            if outcome is None:  # the shard's end, where its batches end, too
+                for group in groups.values():
+                    self._compute(work, group)
+                groups.clear()
                 continue
-            group = waiting[outcome[2].depth.shape]
-            group.append(outcome)
-            if len(group) == self.batch_size:
-                written.update(self.predict(group))
-                advance(len(group))
-                group.clear()
-        for group in waiting.values():
-            if group:
-                written.update(self.predict(group))
-                advance(len(group))
-        shard.close()
-        write_atomically(output.with_suffix(REJECTS_SUFFIX), (json.dumps(rejects, indent=1) + "\n").encode())
-        write_shard(output, (written[position] for position in sorted(written)), quantisation="log16")
+            shape = outcome.row.depth.shape
+            groups[shape].append(outcome)
+            if len(groups[shape]) == self.labeler.batch_size:
+                self._compute(work, groups.pop(shape))
 
-
-def _count(output: Path, paths: Sequence[ShardPath], reused: int) -> LabelResult:
-    entries = [entry for path in paths for entry in load_index(output / path.name).entries]
-    labelled = sum(len(entry.members) > 1 for entry in entries)  # a stand-in is its meta alone
-    return LabelResult(labelled, len(_rejects(output, paths)), len(paths), reused)
-
-
-def _rejects(output: Path, paths: Sequence[ShardPath]) -> list[dict[str, str]]:
-    return [row for path in paths for row in json.loads((output / path.name).with_suffix(REJECTS_SUFFIX).read_text())]
-
-
-def _finish(output: Path, record: dict[str, Any], paths: Sequence[ShardPath]) -> None:
-    """The folder's summary files; tasks that end at the same time both write them, with the same bytes."""
-    whole, rejects = _count(output, paths, reused=0), _rejects(output, paths)
-    if not whole.labelled:
-        raise ValueError(f"{output}: not one sample could be labelled; the first: {rejects[0]['reason'] if rejects else 'no samples'}")
-    counts = {"samples": whole.labelled, "rejected": len(rejects), "shards": [path.name for path in paths]}
-    write_table(output)
-    write_atomically(output / "rejects.jsonl", "".join(json.dumps(row) + "\n" for row in rejects).encode())
-    write_atomically(output / DATASET_FILE, (json.dumps(record | counts | {"complete": True}, indent=1) + "\n").encode())
-
-
-def _claim(output: Path, record: dict[str, Any], alone: bool) -> None:
-    """Make the folder this request's own, or refuse one with other labels."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{output}: cannot be made ({error.strerror}); choose another --output") from error
-    path = output / DATASET_FILE
-    foreign = next(output.glob("*.tar"), None) is not None  # looked for first: another task may claim the folder meanwhile
-    if path.exists():
-        earlier = json.loads(path.read_text())
-        if earlier.get("fingerprint") != record["fingerprint"]:
-            changed = next((name for name in record if earlier.get(name) != record[name]), "fingerprint")
-            raise ValueError(f"{output}: holds labels with another {changed}; choose another --output, nothing is mixed silently")
-    elif foreign:
-        raise ValueError(f"{output}: holds shards that are not this command's (no {DATASET_FILE}); choose an empty --output")
-    else:
-        write_atomically(path, (json.dumps(record | {"complete": False}, indent=1) + "\n").encode())
-    remove_temporary_files(output, 0.0 if alone else DAY_S)  # a younger one may be another task's, in work
-
-
-def _is_finished(shard: Path) -> bool:
-    return shard.exists() and index_path(shard).exists() and shard.with_suffix(REJECTS_SUFFIX).exists()
-
-
-def _ahead(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
-    """``map`` in order with a bounded number of calls running ahead of the consumer."""
-    with concurrent.futures.ThreadPoolExecutor(max(threads, 1)) as executor:
-        running: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-        for item in items:
-            running.append(executor.submit(function, item))
-            if len(running) > 4 * max(threads, 1):
-                yield running.popleft().result()
+    def _outcomes(self, numbers: Sequence[int]) -> Iterator[tuple[ShardInWork, ReadT | None]]:
+        """Every sample that can be labelled in the order of shards and positions, and None at the end of each shard. Two batches are
+        decoded ahead, of the next shard where this one ends."""
+        running: collections.deque[tuple[ShardInWork, concurrent.futures.Future[ReadT | None] | None]] = collections.deque()
+        ahead = 2 * self.labeler.batch_size + self.labeler.decode_threads
+        for work in self._taken(numbers):
+            for position in range(len(work.source)):
+                running.append((work, self._readers.submit(self._read, work, position)))
+                if len(running) > ahead:
+                    yield from _result(*running.popleft())
+            running.append((work, None))
         while running:
-            yield running.popleft().result()
+            yield from _result(*running.popleft())
+
+    def _taken(self, numbers: Sequence[int]) -> Iterator[ShardInWork]:
+        """The shards that this process gets to write. Those that another one holds are tried again at the end: it may have been killed, or
+        was only tidying up."""
+        held = []
+        for number in numbers:
+            if self.folder.take(number):
+                yield self._open(number)
+            elif not self.folder.is_finished(number):
+                held.append(number)
+        wait_s = WAIT_FOR_SHARD_S
+        for number in held:
+            if self.folder.take(number, wait_s):
+                yield self._open(number)
+            elif not self.folder.is_finished(number):
+                wait_s = 0.0  # somebody works on it, and probably on the others
+
+    def _open(self, number: int) -> ShardInWork:
+        work = ShardInWork(self.folder, number, self.source.open(number))
+        self._works = [*(earlier for earlier in self._works if not earlier.is_published), work]
+        self._begun += 1
+        return work
+
+    def _read(self, work: ShardInWork, position: int) -> ReadT | None:
+        outcome = self.labeler.read(work.source, position)
+        if isinstance(outcome, str):
+            self._reject(work, position, outcome)
+            return None
+        return outcome
+
+    def _compute(self, work: ShardInWork, group: list[ReadT]) -> None:
+        for _ in group:
+            self._room.acquire()
+        computed = self.labeler.compute(group)
+        for index, read in enumerate(group):
+            self._writers.submit(self._finish, work, read, computed, index)
+
+    def _finish(self, work: ShardInWork, read: ReadT, computed: HostMaps, index: int) -> None:
+        try:
+            if self._failure is None:
+                outcome = self.labeler.finish(read, computed, index)
+                if isinstance(outcome, str):
+                    self._reject(work, read.position, outcome)
+                else:
+                    work.add(read.position, outcome)
+                    self._count()
+        except BaseException as error:
+            self._failure = self._failure or error
+        finally:
+            self._room.release()
+
+    def _reject(self, work: ShardInWork, position: int, reason: str) -> None:
+        work.add(position, self.labeler.stand_in(work.source, position), reason)
+        self._count()
+
+    def _count(self) -> None:
+        with self._advance_lock:
+            self._advance(1)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _result(work: ShardInWork, future: concurrent.futures.Future[ReadT | None] | None) -> Iterator[tuple[ShardInWork, ReadT | None]]:
+    """The end of a shard, or the sample if there is one."""
+    if future is None:
+        yield work, None
+    elif (outcome := future.result()) is not None:
+        yield work, outcome
 
 
 def best_device() -> torch.device:

@@ -34,7 +34,7 @@ PLACE = "{x}"
 DEFAULT_PROTOCOL = "metric_default"
 OWN_KEYS = ("run_dir", "resume", "seed_everything", "data.seed", "ckpt_path", "config")  # the sweep sets these itself
 # Options of `mdpretrain evaluate` that a sweep gives itself, or that only concern the report.
-NOT_MEASURED = ("output", "teacher", "student", "run", "protocol", "samples_shown", "title")
+NOT_MEASURED = ("output", "teacher", "student", "compare", "compare_all", "run", "protocol", "samples_shown", "title")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@ import argparse
 import functools
 import hashlib
 import json
+import os
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,11 @@ from torch import Tensor, nn
 from mdpretrain.geometry.canonical import depth_from_canonical_inverse
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
 from mdpretrain.networks.loading import restore_module
-from mdpretrain.networks.module_config import module_config
+from mdpretrain.networks.module_config import module_config, record_and_build
+from mdpretrain.networks.pretrained_folder import MODULES, find_pretrained, is_pretrained_folder, read_pretrained
+from mdpretrain.networks.transformers_depth import TransformersDepth
+from mdpretrain.networks.transformers_models import is_transformers_folder
+from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 from mdpretrain.tasks.prompting import prepare_batch
 
@@ -37,6 +42,26 @@ class Predictor(nn.Module):
         self.prior = prior
         self.requires_grad_(False).eval()
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str = "main",
+        device: str | torch.device = "cpu",
+    ) -> Predictor:
+        """What ``mdpretrain export --format pretrained`` wrote: a folder, or ``ORG/NAME`` in the hub's cache on this machine.
+
+        Args:
+            name_or_folder, cache_dir, revision: see ``pretrained_folder.find_pretrained``; nothing is downloaded.
+            device: where it will run.
+
+        Raises:
+            ValueError: nothing there, or a damaged or foreign folder.
+        """
+        return load_predictor(find_pretrained(name_or_folder, cache_dir, revision), device)
+
     @property
     def needs_prompt(self) -> bool:
         """Whether a batch must carry a sparse metric prompt."""
@@ -51,27 +76,38 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def depth_m(self, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
-        """Depth along the optical axis in metres.
+        """Depth along the optical axis in metres; raises what ``metres`` raises."""
+        return self.metres(self(batch), batch)
+
+    def metres(self, prediction: DepthPrediction, batch: DepthBatch) -> Float[Tensor, "B 1 H W"]:
+        """Depth in metres from a prediction of this batch: by the camera where it is known, else by the network's own focal length.
 
         Raises:
             ValueError: the network's output has no metres in it, or it needs a camera that an image lacks, naming its key.
         """
-        prediction = self(batch)
+        refuse_relative(prediction, self)
         if prediction.space is DepthSpace.METRIC:
             return prediction.values
-        if prediction.space is not DepthSpace.CANONICAL_INVERSE:
-            name = type(self.network).__name__
-            raise ValueError(f"{name} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
-        if not bool(batch.camera_known.all()):
-            key = next(key for key, known in zip(batch.key, batch.camera_known.tolist()) if not known)
+        f_px, known = batch.intrinsics[:, 0, 0], batch.camera_known
+        if prediction.estimated_f_px is not None:
+            f_px = torch.where(known, f_px, prediction.estimated_f_px)
+        elif not bool(known.all()):
+            key = next(key for key, is_known in zip(batch.key, known.tolist()) if not is_known)
             raise ValueError(f"{key}: the camera is unknown, and canonical inverse depth needs it to give metres; tell its focal length")
-        return depth_from_canonical_inverse(prediction.values, batch.intrinsics[:, 0, 0], batch.image.shape[-1])
+        return depth_from_canonical_inverse(prediction.values, f_px, batch.image.shape[-1])
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the configs and every weight: equal exactly when two checkpoints predict the same."""
         names = ("network", "preparation", "prior")
         return fingerprint_of({name: module for name in names if (module := getattr(self, name)) is not None})
+
+
+def refuse_relative(prediction: DepthPrediction, predictor: Predictor) -> None:
+    """Raises ValueError, naming the network, for a prediction that neither has metres nor gets them from a camera."""
+    if prediction.space not in (DepthSpace.METRIC, DepthSpace.CANONICAL_INVERSE):
+        name = type(predictor.network).__name__
+        raise ValueError(f"{name} predicts {prediction.space} depth, which has no metres; align it to a prompt or to ground truth")
 
 
 def fingerprint_of(modules: dict[str, nn.Module]) -> str:
@@ -83,6 +119,21 @@ def fingerprint_of(modules: dict[str, nn.Module]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def choose_device(name: str) -> str:
+    """ "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: a device that this machine or torch does not have.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: torch cannot use it here ({str(error).splitlines()[0]})") from error
+    return name
 
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +150,8 @@ def load_predictor(
     """Rebuild what a checkpoint predicts with; convolution weights lie with channels last, which is faster on every device.
 
     Args:
-        checkpoint: A checkpoint file, or a run folder, whose newest checkpoint is taken.
+        checkpoint: A checkpoint file, a run folder, whose newest checkpoint is taken, a folder of ``mdpretrain export``, or a depth
+            model's as transformers' ``save_pretrained`` writes it (``networks/transformers_depth.py``).
         device: Where it will run.
         weights: The trained ones, or their exponential moving average.
         without_prior: Leave a teacher's prior out: its prompt is prepared by itself, as for the images of ``prior_dropout``.
@@ -107,13 +159,41 @@ def load_predictor(
     Raises:
         ValueError: no checkpoint there, no average in it, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
     """
-    path = find_checkpoint(pathlib.Path(checkpoint))
-    content = load_checkpoint(path)
+    path = pathlib.Path(checkpoint)
+    if is_transformers_folder(path) and not is_pretrained_folder(path):
+        predictor = transformers_predictor(path, weights)
+    else:
+        predictor = predictor_of(*read_content(path, weights), without_prior)
+    return predictor.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def transformers_predictor(folder: pathlib.Path, weights: Literal["trained", "ema"] = "trained") -> Predictor:
+    """A depth model of transformers with the preparation of its prompt, if it reads one; raises like ``load_predictor``."""
     if weights == "ema":
-        content = with_averaged_weights(content, path)
-    modules = {
-        name: restore_module(content[name], module_weights(content, name), f"checkpoint {path}")
-        for name in ("network", "preparation", "prior")
-        if content.get(name) is not None and not (without_prior and name == "prior")
-    }
-    return Predictor(**modules).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        raise ValueError(f"{folder}: a transformers model has no average of its weights; leave out --weights ema")
+    network = record_and_build(TransformersDepth, path=str(folder))
+    maps = getattr(network, "prepared_maps", None)
+    return Predictor(network, None if maps is None else record_and_build(PromptPreparation, maps=maps))
+
+
+def read_content(path: pathlib.Path, weights: Literal["trained", "ema"] = "trained") -> tuple[dict[str, Any], str]:
+    """A checkpoint's content, wherever it lies (see ``load_predictor``), and what errors call it."""
+    if is_pretrained_folder(path):
+        content, source = read_pretrained(path), path
+    else:
+        source = find_checkpoint(path)
+        content = load_checkpoint(source)
+    if weights == "ema":
+        content = with_averaged_weights(content, source)
+    return content, f"checkpoint {source}"
+
+
+def predictor_of(content: dict[str, Any], source: str, without_prior: bool = False) -> Predictor:
+    """The predictor that a checkpoint's content describes; ``source`` is what errors call it."""
+    return Predictor(
+        **{
+            name: restore_module(content[name], module_weights(content, name), source)
+            for name in MODULES
+            if content.get(name) is not None and not (without_prior and name == "prior")
+        }
+    )

@@ -50,9 +50,15 @@ def test_files_are_one_idea_long() -> None:
     assert not too_long, f"over {MAXIMUM_LINES} lines, so two ideas: {too_long}"
 
 
-def test_init_files_are_empty() -> None:
+def test_init_files_are_empty_but_for_the_lazy_load() -> None:
     filled = [str(p.relative_to(ROOT)) for p in SOURCES if p.name == "__init__.py" and p.read_text().strip()]
-    assert not filled
+    assert filled == ["mdpretrain/__init__.py"]  # ``mdpretrain.load``, which imports nothing before it is asked for
+
+
+def test_importing_the_package_imports_no_gpu_stack() -> None:
+    code = "import sys, mdpretrain; print(sorted({'torch', 'numpy', 'lightning', 'timm'} & set(sys.modules)), 'load' in dir(mdpretrain))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.split("\n")[0] == "[] True"
 
 
 def test_no_file_is_named_utils() -> None:

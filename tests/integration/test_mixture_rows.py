@@ -15,7 +15,9 @@ from tiny_shards import HEIGHT, WIDTH, make_sample, write_folder
 from training_runs import audit
 
 from data_shards.index import index_path, list_shards, load_index
+from data_shards.mix import plan as mix_plan
 from data_shards.mixture import MixtureSource
+from data_shards.recipe import Run
 from data_shards.schema import LABEL_KINDS, DepthType, LabelKind
 from data_shards.sidecars import sidecar_members
 from data_shards.writer import write_shard
@@ -223,3 +225,63 @@ def test_a_sidecar_of_another_image_is_a_bad_sample(shards: Path) -> None:
 def test_impossible_rows_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"source somewhere: .*{sentence}"):
         MixtureSource("somewhere", **options)
+
+
+def write_labels(folder: Path, keys: list[list[str]], without: set[str], **meta: Any) -> Path:
+    """A sidecar of pseudo-labels of 2 m with a figure each; stand-ins for ``without``."""
+    folder.mkdir()
+    label = np.full((HEIGHT // 2, WIDTH // 2), 2.0, np.float32)
+    confidence = np.full(label.shape, 0.5, np.float32)
+    pseudo = {"label_kind": LabelKind.PSEUDO, "teacher": "t", "depth_type": DepthType.Z, **meta}
+    for number, own in enumerate(keys):
+        entries = []
+        for key in own:
+            sample = make_sample(key, depth=label, confidence=confidence, quality={"agreement": int(key[-1]) / 10, "empty": None}, **pseudo)
+            members = sidecar_members(sample if key not in without else make_sample(key), [] if key in without else ["depth", "confidence"])
+            entries.append((key, members))
+        write_shard(folder / f"{number:05d}.tar", entries)
+    return folder
+
+
+def test_samples_without_a_label_are_left_out_and_counted(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A student must not learn the raw depth of a sample that the teacher could not label; a prior's stand-in leaves nobody out."""
+    missing = {f"one/{k:04d}" for k in (0, 1, 2, 3, 4, 9)}  # the whole first shard and one of the second
+    labels = write_labels(shards / "labels", keys_of("one", 5, 7), missing)
+    priors = write_sidecar(shards / "priors", keys_of("one", 5, 7), prior=np.full((HEIGHT, WIDTH), 3.0, np.float32))
+    (priors / "00000.tar").unlink()
+    write_shard(priors / "00000.tar", [(key, sidecar_members(make_sample(key), [])) for key in keys_of("one", 5)[0]])
+    joined = row(shards, "one", sidecars=[str(labels), str(priors)])
+    reader = SourceReader(joined)
+    assert set(reader.keys()) == {f"one/{k:04d}" for k in range(12)} - missing and reader.unlabelled == 6
+    assert reader.shard_sizes == [0, 6] and reader.identity()["samples"] == 6
+    assert len(SourceReader(row(shards, "one", sidecars=[str(priors)]))) == 12
+    for batch in batches_of(shards, 4, joined):
+        assert torch.allclose(batch.depth[batch.valid], torch.tensor(2.0), rtol=1e-3) and not missing & set(batch.key)
+    assert "one: 6 samples have no label in its sidecars and are left out" in capsys.readouterr().err
+    # figures come from the labels' own quality; a stand-in, which has none, is no error
+    assert SourceReader(dataclasses.replace(joined, figures={"agreement": (0.6, 0.8)})).keys() == ["one/0006", "one/0007", "one/0008"]
+    with pytest.raises(ValueError, match=r"none of its 12 samples .*; 6 have no label in .*labels"):
+        SourceReader(dataclasses.replace(joined, figures={"empty": (0.0, None)}))
+    drawn = mix_plan(Run((joined,), 4, 1, 3, 1, None), quiet=True).sources[0]
+    assert (drawn.samples, drawn.in_folder, drawn.unlabelled) == (6, 12, 6)
+
+
+def test_what_belongs_to_the_old_depth_does_not_stay_beside_a_label(shards: Path) -> None:
+    """Masks of another resolution, and maps along the ray or without metres, would be read as what they are not."""
+    full = {name: np.full((HEIGHT, WIDTH), 3.0, np.float32) for name in ("prior", "prompt", "depth_edge")}
+    masks = {"sky": np.zeros((HEIGHT, WIDTH), bool), "confidence": np.ones((HEIGHT, WIDTH), np.float32)}
+    for name, left, changes in (
+        ("z", {"prior", "prompt", "depth_edge"}, {}),
+        ("scaled", {"prior", "prompt"}, {"metric": False}),
+        ("ray", set(), {"depth_type": DepthType.RAY}),
+    ):
+        (shards / name).mkdir()
+        write_shard(shards / name / "00000.tar", [make_sample(f"{name}/0000", **full, **masks, **changes)])
+        labels = write_labels(shards / f"{name}_labels", [[f"{name}/0000"]], set())
+        sample = SourceReader(row(shards, name, sidecars=[str(labels)])).sample(0)
+        assert {field for field in full if getattr(sample, field) is not None} == left, name
+        assert sample.sky is None and sample.confidence is not None and sample.confidence.shape == sample.depth.shape
+        assert sample.meta.metric and sample.meta.depth_type == DepthType.Z
+    ray_prior = write_sidecar(shards / "ray_prior", [["z/0000"]], prior=full["prior"], depth_type=DepthType.RAY)
+    with pytest.raises(ValueError, match=r"its maps are of depth type ray, the sample's of z"):
+        SourceReader(row(shards, "z", sidecars=[str(ray_prior)])).sample(0)

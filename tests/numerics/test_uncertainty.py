@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mdpretrain.evaluation import uncertainty
-from mdpretrain.evaluation.measurements import METRIC_NAMES, ProtocolRecord, compared, figures, image_row, kind_rows, table_rows
+from mdpretrain.evaluation.comparison import compared
+from mdpretrain.evaluation.measurements import METRIC_NAMES, ProtocolRecord, figures, image_row, kind_rows, table_rows
 from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.evaluation.uncertainty import Resampling, interval
 from mdpretrain.metrics.depth import PIXEL_METRICS, compute_metrics, pixel_moments

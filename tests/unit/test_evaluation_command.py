@@ -1,4 +1,4 @@
-"""The two commands from arguments to files, on tiny shards with closed-form networks in the place of trained ones."""
+"""``mdpretrain evaluate`` from arguments to files, on tiny shards with closed-form networks in the place of trained ones."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, plane_depth, png, write_folder
 from torch import nn
 
 from mdpretrain.data.crops import Cut
-from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation import assembly, command, models
-from mdpretrain.evaluation.assembly import Agreement
 from mdpretrain.evaluation.models import predictor_model
-from mdpretrain.evaluation.protocols import PROTOCOLS
 from mdpretrain.networks.blank_batch import blank_batch
 from mdpretrain.networks.priors import StoredPrior
 from mdpretrain.prompts.preparation import PromptPreparation
@@ -67,7 +63,6 @@ def shards(tmp_path, monkeypatch):
     """Folders for training and evaluation, and checkpoints by name."""
     fake = lambda checkpoint, device="cpu", weights="trained": PREDICTORS[checkpoint.name]()  # noqa: E731
     monkeypatch.setattr(assembly, "load_predictor", fake)
-    monkeypatch.setattr(command, "load_predictor", fake)
     nearer = plane_depth(CAMERA, WIDTH, HEIGHT) / 2
     write_folder(tmp_path / "train", [3], "train", depth=nearer)
     write_folder(tmp_path / "held", [2, 1], "held")
@@ -105,7 +100,7 @@ def test_every_figure_has_its_interval_and_every_claim_its_paired_difference(sha
     assert low < rows["nearest"]["abs_rel"] < high and rows["nearest"]["boundary_f1"] is None  # a plane has no boundary
     found = {(one["model"], one["other"]): one for one in record["comparisons"]}
     assert set(found) == {("teacher", n) for n in ("nearest", "linear", "gmdr", "pdsa")} | {
-        ("student", n) for n in ("median_depth", "median_depth_canonical")
+        ("student", n) for n in ("median_depth", "median_depth_canonical", "teacher")
     }
     difference = found["teacher", "nearest"]["difference"]["abs_rel"]
     assert difference == pytest.approx(rows["teacher"]["abs_rel"] - rows["nearest"]["abs_rel"])
@@ -203,6 +198,10 @@ def test_trained_patterns_are_read_from_the_run(tmp_path):
     assert command.trained_patterns(tmp_path) == ["uniform"]
     (tmp_path / "config.yaml").write_text("data: {prompt: {count: [4, 9], weights: {lidar: 1, radar: 0, grid: 2}}}")
     assert sorted(command.trained_patterns(tmp_path)) == ["grid", "lidar"]
+    assert command.patterns_of_all([None, tmp_path, tmp_path / "nowhere"]) == ["lidar", "grid"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("data: {prompt: {count: [4, 9]}}")
+    assert command.patterns_of_all([tmp_path, tmp_path / "other"]) is None  # one mark cannot be true of both
 
 
 def test_a_second_evaluation_gives_the_same_numbers(shards):
@@ -251,56 +250,3 @@ def test_an_unknown_camera_is_unanswered_by_a_student(shards):
     batch.intrinsics[1] = math.nan
     depth = predictor_model(PREDICTORS["student.ckpt"]())(batch)
     assert depth[1].isnan().all() and torch.allclose(depth[[0, 2]][batch.valid[[0, 2]]], 1.2 * batch.depth[[0, 2]][batch.valid[[0, 2]]])
-
-
-def test_agreement_measures_the_student_by_the_teacher(shards):
-    batch = next(iter(assembly.evaluation_loader([shards / "held"], (HEIGHT, WIDTH), 3)))
-    agreement = Agreement(PROTOCOLS["metric_default"])
-    agreement(batch, {"teacher": 2 * batch.depth, "student": 3 * batch.depth})
-    assert agreement.result()["abs_rel"] == pytest.approx(0.5) and agreement.result()["samples"] == 3
-    alone = Agreement(PROTOCOLS["metric_default"])
-    alone(batch, {"teacher": batch.depth})
-    assert alone.result() is None
-
-
-def test_agreement_leaves_prompt_pixels_out_where_the_protocol_does(shards):
-    batch = next(iter(assembly.evaluation_loader([shards / "held"], (HEIGHT, WIDTH), 3, PromptOptions((50, 50)))))
-    student = torch.where(batch.prompt.mask, 9 * batch.depth, 3 * batch.depth)
-    agreement = Agreement(dataclasses.replace(PROTOCOLS["metric_default"], exclude_prompt_pixels=True))
-    agreement(batch, {"teacher": 2 * batch.depth, "student": student})
-    assert agreement.result()["abs_rel"] == pytest.approx(0.5) and agreement.result()["samples"] == 3
-
-
-class InverseRamp(nn.Module):
-    """Canonical inverse depth that grows to the right: what a student gives without any ground truth."""
-
-    def forward(self, batch):
-        ramp = torch.linspace(0.1, 0.5, batch.image.shape[-1]).expand_as(batch.depth)
-        return DepthPrediction(ramp.contiguous(), DepthSpace.CANONICAL_INVERSE)
-
-
-def test_predict_writes_its_four_files_and_asks_for_the_focal_length(shards, monkeypatch, capsys):
-    monkeypatch.setitem(PREDICTORS, "student.ckpt", lambda: NamedPredictor(InverseRamp()))
-    image = shards / "photo.png"
-    image.write_bytes(png(coordinate_image(WIDTH, HEIGHT)))
-    common = [str(image), "--checkpoint", "student.ckpt", "--output", str(shards / "out"), "--image-size", "36", "48", "--device", "cpu"]
-    with pytest.raises(ValueError, match="--focal-px"):
-        command.predict_command(common)
-    assert command.predict_command([*common, "--focal-px", "96"]) == 0
-    out = capsys.readouterr().out
-    assert "focal length: 96.0 px (--focal-px)" in out
-    assert sorted(p.name for p in (shards / "out").iterdir()) == ["photo.npy", "photo.ply", "photo_colour.png", "photo_mm.png"]
-    np.testing.assert_allclose(np.load(shards / "out/photo.npy")[7], 96 / (48 * np.linspace(0.1, 0.5, 48)), rtol=1e-5)
-
-
-def test_predict_with_a_prompt(shards, capsys):
-    image, prompt = shards / "photo.png", shards / "prompt.npy"
-    image.write_bytes(png(coordinate_image(WIDTH, HEIGHT)))
-    np.save(prompt, np.full((9, 12), 2.5, dtype=np.float32))
-    common = [str(image), "--checkpoint", "teacher.ckpt", "--output", str(shards / "out"), "--long-side", "48", "--device", "cpu"]
-    with pytest.raises(ValueError, match="--prompt"):
-        command.predict_command(common)
-    assert command.predict_command([*common, "--prompt", str(prompt)]) == 0
-    np.testing.assert_allclose(np.load(shards / "out/photo.npy"), 2.5, rtol=1e-4)
-    out = capsys.readouterr().out
-    assert "unknown" in out and "not written" in out and not (shards / "out/photo.ply").exists()

@@ -14,6 +14,7 @@ from shard_samples import make_sample
 
 from data_shards.index import IndexedShard, ShardIndex, build_index, index_path, list_shards, load_index, split_name
 from data_shards.samples import sample_to_members
+from data_shards.schema import LabelKind
 from data_shards.writer import write_shard
 
 
@@ -142,6 +143,16 @@ def test_figures_survive_in_order_of_name_and_an_older_index_is_readable(shard):
     older["entries"][0]["figures"] = [1]
     with pytest.raises(ValueError, match="x: not a usable index"):
         ShardIndex.from_bytes(json.dumps(older).encode(), "x")
+
+
+def test_figures_of_a_pseudo_label_reach_the_index_from_its_meta(tmp_path):
+    figures = {"consistency": 0.75, "abs_rel": None}
+    made = make_sample("s/00")
+    label = dataclasses.replace(made, meta=dataclasses.replace(made.meta, label_kind=LabelKind.PSEUDO, teacher="t", quality=figures))
+    path = tmp_path / "x.tar"
+    written = write_shard(path, [label, make_sample("s/01")])
+    assert [entry.figures for entry in written.entries] == [figures, None]
+    assert load_index(path).entries == build_index(path).entries == written.entries
 
 
 def write_foreign(path, names: list[str], fmt=tarfile.GNU_FORMAT) -> None:

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from launch import pipeline, training_job
-from launch.pipeline_file import fingerprints, load_pipeline
+from launch.pipeline_file import Stage, command_words, fingerprints, load_pipeline
 from launch.resolve_recipe import resolve
 from launch.training_job import Submission, submit
+from mdpretrain.evaluation.command import evaluation_parser, evaluation_request
+from mdpretrain.labeling.label_options import parse_label_options
 from mdpretrain.slurm.cluster_file import Cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -121,6 +123,37 @@ def test_the_example_pipeline_is_the_demo() -> None:
         if stage.fit:
             arguments = [word for path in stage.fit for word in ("--config", str(ROOT / path))]
             assert "recipe" in resolve([*arguments, "--run_dir", str(stage.run_dir), *stage.options])
+
+
+def test_the_pipeline_of_the_published_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stages = load_pipeline(ROOT / "launch" / "pipelines" / "metric_anything.yaml").stages
+    labels = {name: stage for name, stage in stages.items() if name.startswith("label_")}
+    assert set(stages) - set(labels) == {"teacher", "student_depthmap", "student_pointmap", "evaluate"} and list(stages)[-1] == "evaluate"
+    assert all(stage.array and stage.needs == ["teacher"] for stage in labels.values())
+    for stage in labels.values():
+        options = parse_label_options(command_words(stage.command or "")[2:])
+        assert str(options.checkpoint) == stages["teacher"].run_dir and stage.inputs == [word(stage, "--config")]
+    for name, stage in stages.items():
+        if stage.fit:
+            arguments = [part for path in stage.fit for part in ("--config", str(ROOT / path))]
+            answer = resolve([*arguments, "--run_dir", str(stage.run_dir), *stage.options])
+            assert "recipe" in answer, answer
+            rows = yaml.safe_load(answer["recipe"])["data"]["train"]
+            assert {row["path"] for row in rows} == {word(stage, "--shards") for stage in labels.values()}
+            if name != "teacher":  # it reads what the label stages write, each beside the shards it was made from
+                made = {word(stage, "--shards"): word(stage, "--output") for stage in labels.values()}
+                assert {row["path"]: row["sidecars"] for row in rows} == {shards: [made[shards]] for shards in made}
+                assert set(stage.needs) == set(labels)
+    request = evaluation_request(evaluation_parser().parse_args(command_words(stages["evaluate"].command or "")[2:]))
+    trained = {name: [stage.run_dir] for name, stage in stages.items() if stage.fit}
+    assert request.named() == trained and request.passes()[0].protocols[0].exclude_prompt_pixels
+
+
+def word(stage: Stage, option: str) -> str:
+    """What follows an option in a stage's command."""
+    words = command_words(stage.command or "")
+    return words[words.index(option) + 1]
 
 
 def test_recipes_are_checked_before_anything_is_queued(

@@ -128,7 +128,7 @@ def test_figures_go_into_the_index_and_a_mixture_filters_by_them(tmp_path, capsy
         assert set(entry.figures) == {*FIGURES, *map(rank_name, RANKED)}
     assert entries[10].figures["valid_fraction"] < 0.2 and entries[10].figures["depth_distribution_rank"] is None
     filter_of_the_paper = {"valid_fraction": (0.2, None)} | {rank_name(name): (0.2, None) for name in RANKED}
-    kept = select(MixtureSource(str(tmp_path), figures=filter_of_the_paper), indexes)
+    kept = select(MixtureSource(str(tmp_path), figures=filter_of_the_paper), indexes).places
     scores = [[entry.figures[name] for name in RANKED] for entry in entries[:10]]
     lowest = [set(np.argsort([row[column] for row in scores])[:2].tolist()) for column in range(2)]
     assert set(kept.tolist()) - {11} == set(range(10)) - lowest[0] - lowest[1]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from evaluation_scenes import evaluate, plane_batch
 
-from mdpretrain.evaluation import colour, tables
+from data_shards import colour
+from mdpretrain.evaluation import tables
 from mdpretrain.evaluation.baselines import linear, nearest
 from mdpretrain.evaluation.curves import loss_figure, read_curves, smoothed
 from mdpretrain.evaluation.panels import SampleCollector

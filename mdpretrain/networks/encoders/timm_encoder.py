@@ -187,7 +187,7 @@ def _add_positions(backbone: Any, patches: Float[Tensor, "B h w C"]) -> Float[Te
     grid = backbone.patch_embed.grid_size
     positions = resample_abs_pos_embed(backbone.pos_embed, [rows, columns], grid, num_prefix_tokens=own, antialias=False)
     tokens = patches.flatten(1, 2) + positions[:, own:]
-    prefix = [token.expand(len(tokens), -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
+    prefix = [token.expand(tokens.shape[0], -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
     if prefix:
         first = torch.cat(prefix, dim=1)
         tokens = torch.cat([first + positions[:, :own] if own else first, tokens], dim=1)

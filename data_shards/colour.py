@@ -69,6 +69,38 @@ def colour_relative_error(prediction_m: np.ndarray, truth_m: np.ndarray, valid: 
     return _paint(np.clip(error / ERROR_LIMIT, 0, 1), has_value, "inferno")
 
 
+def colour_error_difference(depth_m: np.ndarray, reference_m: np.ndarray, truth_m: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """|p - t| / t of a map minus that of a reference: blue where the map is nearer the truth, white where they are equal, red where it is
+    farther; saturated at ``ERROR_LIMIT``, grey where either or the truth is missing."""
+    has_value = valid & np.isfinite(depth_m) & np.isfinite(reference_m)
+    truth = np.where(has_value, truth_m, 1.0)
+    errors = [np.abs(np.where(has_value, map_, 1.0) - truth) / truth for map_ in (depth_m, reference_m)]
+    return _paint(np.clip(0.5 + 0.5 * (errors[0] - errors[1]) / ERROR_LIMIT, 0, 1), has_value, "RdBu_r")
+
+
+def difference_gradient(stops: int = 24) -> list[str]:
+    """CSS colours from the map being better by ``ERROR_LIMIT`` to its being worse by as much."""
+    return _css_stops("RdBu_r", np.linspace(0.0, 1.0, stops))
+
+
+def colour_log_ratio(log_ratio: np.ndarray) -> np.ndarray:
+    """log(a / b): blue where a is the smaller, white where they are equal, red where it is the larger; saturated at a factor of
+    1 + ``ERROR_LIMIT``, grey where it is NaN. ``difference_gradient`` are its colours."""
+    has_value = ~np.isnan(log_ratio)
+    return _paint(np.clip(0.5 + 0.5 * np.where(has_value, log_ratio, 0.0) / math.log1p(ERROR_LIMIT), 0, 1), has_value, "RdBu_r")
+
+
+def colour_share(share: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] from dark to bright; grey where they are NaN."""
+    has_value = ~np.isnan(share)
+    return _paint(np.where(has_value, share, 0.0), has_value, "viridis")
+
+
+def share_gradient(stops: int = 24) -> list[str]:
+    """CSS colours of ``colour_share`` from 0 to 1."""
+    return _css_stops("viridis", np.linspace(0.0, 1.0, stops))
+
+
 def error_gradient(stops: int = 24) -> list[str]:
     """CSS colours from no error to ``ERROR_LIMIT``."""
     return _css_stops("inferno", np.linspace(0.0, 1.0, stops))
