@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_shards.colour import DepthScale, depth_scale
 from data_shards.atomic import remove_temporary_files
+from data_shards.colour import DepthScale, depth_scale
 from data_shards.progress import progress_bar
 from mdpretrain.inference.batches import NetworkSize
 from mdpretrain.inference.folder import DAY_S
