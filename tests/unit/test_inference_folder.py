@@ -158,7 +158,8 @@ def test_folders_that_cannot_work_are_refused_at_once(images, tmp_path):
 
 
 def test_failures_are_written_down_and_forgotten_when_mended(tmp_path):
-    folder_module.write_failures(tmp_path / "failed.jsonl", [(tmp_path / "a.jpg", "why")])
-    assert json.loads((tmp_path / "failed.jsonl").read_text()) == {"image": str(tmp_path / "a.jpg"), "reason": "why"}
-    folder_module.write_failures(tmp_path / "failed.jsonl", [])
-    assert not (tmp_path / "failed.jsonl").exists()
+    listed = tmp_path / "out/failed.jsonl"  # where all failed, nothing has made the folder yet
+    folder_module.write_failures(listed, [(tmp_path / "a.jpg", "why")])
+    assert json.loads(listed.read_text()) == {"image": str(tmp_path / "a.jpg"), "reason": "why"}
+    folder_module.write_failures(listed, [])
+    assert not listed.exists()
