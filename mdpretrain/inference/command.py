@@ -14,7 +14,7 @@ from mdpretrain.inference.folder import FolderRequest, list_jobs, predict_folder
 from mdpretrain.inference.formats import FORMATS, MILLIMETRES, WriteOptions, format_names
 from mdpretrain.inference.loading import load
 from mdpretrain.inference.model import DepthModel
-from mdpretrain.inference.photographs import read_photograph, read_prompt
+from mdpretrain.inference.photographs import check_focal, read_photograph, read_prompt
 from mdpretrain.inference.video import VIDEO_SUFFIXES, VideoRequest, predict_video
 from mdpretrain.inference.video_files import open_video
 from mdpretrain.inference.writers import write_prediction
@@ -32,6 +32,7 @@ def predict_command(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if options.batch_size < 1:
         raise ValueError(f"--batch-size {options.batch_size}: give a positive number")
+    check_focal(options.focal_px, "--focal-px")
     image_size = None if options.image_size is None else (options.image_size[0], options.image_size[1])
     size = NetworkSize(None if options.native_size else options.long_side, image_size)
     try:

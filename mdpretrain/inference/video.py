@@ -106,6 +106,8 @@ def _look(model: DepthModel, video: Video, request: VideoRequest) -> tuple[Depth
             kept += [_thinned(depth.depth_m) for depth in depths]
             cameras += [depth.photo for depth in depths]
             bar.update(len(group))
+    if not cameras:
+        raise ValueError(f"{video.path}: none of its {video.frame_count} frames can be decoded; copy the video again")
     return request.scale or depth_scale(*kept), _one_camera(cameras)
 
 

@@ -115,6 +115,7 @@ def test_mistakes_are_one_sentence(image, tmp_path, capfd):
         (["--prompt", "gone.png"], "gone.png: there is no such prompt"),
         (["--long-side", "0"], "--long-side 0"),
         (["--batch-size", "0"], "--batch-size 0"),
+        (["--focal-px", "0"], "--focal-px 0.0"),
         (["--focal-from", "teacher"], "--focal-from teacher: a prompted network cannot"),
         (["--device", "cuda:77"], "--device cuda:77"),
     ]:
