@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mdpretrain.inference.model import load as load
+    from mdpretrain.inference.loading import load as load
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from mdpretrain.inference.model import load
+        from mdpretrain.inference.loading import load
 
         return load
     raise AttributeError(f"module 'mdpretrain' has no attribute {name!r}")

@@ -12,8 +12,9 @@ from data_shards.colour import DepthScale
 from mdpretrain.inference.batches import DEFAULT_LONG_SIDE, NetworkSize
 from mdpretrain.inference.folder import FolderRequest, list_jobs, predict_folder, write_failures
 from mdpretrain.inference.formats import FORMATS, MILLIMETRES, WriteOptions, format_names
-from mdpretrain.inference.model import DepthModel, load
-from mdpretrain.inference.photographs import read_photograph, read_prompt
+from mdpretrain.inference.loading import load
+from mdpretrain.inference.model import DepthModel
+from mdpretrain.inference.photographs import check_focal, read_photograph, read_prompt
 from mdpretrain.inference.video import VIDEO_SUFFIXES, VideoRequest, predict_video
 from mdpretrain.inference.video_files import open_video
 from mdpretrain.inference.writers import write_prediction
@@ -29,6 +30,9 @@ def predict_command(argv: list[str]) -> int:
         0; 1 where images of a folder could not be predicted; 130 after Ctrl-C.
     """
     options = _parser().parse_args(argv)
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size}: give a positive number")
+    check_focal(options.focal_px, "--focal-px")
     image_size = None if options.image_size is None else (options.image_size[0], options.image_size[1])
     size = NetworkSize(None if options.native_size else options.long_side, image_size)
     try:

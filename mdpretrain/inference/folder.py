@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_shards.atomic import remove_temporary_files
+from data_shards.atomic import remove_temporary_files, write_atomically
 from data_shards.progress import progress_bar
 from mdpretrain.inference.batches import NetworkSize
 from mdpretrain.inference.depth_map import DepthMap
@@ -125,7 +125,9 @@ def predict_folder(model: DepthModel, jobs: Sequence[Job], request: FolderReques
 def write_failures(path: pathlib.Path, failed: Sequence[tuple[pathlib.Path, str]]) -> None:
     """One line of json an image; no file where none failed."""
     if failed:
-        path.write_text("".join(json.dumps({"image": str(image), "reason": reason}) + "\n" for image, reason in failed))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"image": str(image), "reason": reason}) + "\n" for image, reason in failed]
+        write_atomically(path, "".join(lines).encode())
     else:
         path.unlink(missing_ok=True)
 

@@ -65,7 +65,7 @@ def read_photograph(path: pathlib.Path, focal_px: float | int | None = None, foc
     Raises:
         ValueError: no such file, no image of 8-bit colour, or a focal length that is not positive; names the file or the flag.
     """
-    _check_focal(focal_px, focal_source)
+    check_focal(focal_px, focal_source)
     try:
         with Image.open(path) as opened:
             return _photograph(opened, str(path), focal_px, focal_source)
@@ -89,7 +89,7 @@ def as_photograph(image: Any, focal_px: float | int | None, number: int) -> Phot
     """
     if isinstance(image, str | pathlib.Path):
         return read_photograph(pathlib.Path(image), focal_px, "focal_px")
-    _check_focal(focal_px, "focal_px")
+    check_focal(focal_px, "focal_px")
     name = f"image_{number}"
     if isinstance(image, Image.Image):
         return _photograph(image, name, focal_px, "focal_px")
@@ -119,7 +119,8 @@ def _focal(focal_px: float | int | None, source: str, equivalent_mm: Any, pixels
     return None, "unknown"
 
 
-def _check_focal(focal_px: float | int | None, name: str) -> None:
+def check_focal(focal_px: float | int | None, name: str) -> None:
+    """Raises ValueError, naming the flag or argument, for a focal length that is not finite and positive."""
     if focal_px is not None and not (math.isfinite(focal_px) and focal_px > 0):
         raise ValueError(f"{name} {focal_px}: a focal length is a positive number of pixels")
 

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_shards.atomic import remove_temporary_files
 from data_shards.colour import DepthScale, depth_scale
 from data_shards.progress import progress_bar
 from mdpretrain.inference.batches import NetworkSize
+from mdpretrain.inference.folder import DAY_S
 from mdpretrain.inference.formats import WriteOptions
 from mdpretrain.inference.model import DepthModel
 from mdpretrain.inference.photographs import Photograph
@@ -70,6 +72,7 @@ def predict_video(model: DepthModel, video: Video, output: pathlib.Path, request
     if model.needs_prompt:
         raise ValueError(f"{model.name} is a prompted network: a folder or a video has no prompt to give it; use a student, or one image")
     output.mkdir(parents=True, exist_ok=True)
+    remove_temporary_files(output, DAY_S)
     scale, camera = _look(model, video, request)
     path = output / f"{video.path.stem}_depth.mp4"
     options = None if request.frame_options is None else dataclasses.replace(request.frame_options, colour_scale=scale)
@@ -103,6 +106,8 @@ def _look(model: DepthModel, video: Video, request: VideoRequest) -> tuple[Depth
             kept += [_thinned(depth.depth_m) for depth in depths]
             cameras += [depth.photo for depth in depths]
             bar.update(len(group))
+    if not cameras:
+        raise ValueError(f"{video.path}: none of its {video.frame_count} frames can be decoded; copy the video again")
     return request.scale or depth_scale(*kept), _one_camera(cameras)
 
 

@@ -10,7 +10,7 @@ from inference_parts import Brightness, FocalEstimating, InverseRamp, NamedPredi
 from torch import nn
 
 from mdpretrain.cli import main
-from mdpretrain.inference import command, model
+from mdpretrain.inference import command, loading
 from mdpretrain.inference.command import predict_command
 from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthPrediction, DepthSpace
@@ -33,7 +33,7 @@ PREDICTORS = {
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch):
-    monkeypatch.setattr(model, "load_predictor", lambda checkpoint, device="cpu", weights="trained": PREDICTORS[str(checkpoint)]())
+    monkeypatch.setattr(loading, "load_predictor", lambda checkpoint, device="cpu", weights="trained": PREDICTORS[str(checkpoint)]())
 
 
 @pytest.fixture
@@ -114,6 +114,9 @@ def test_mistakes_are_one_sentence(image, tmp_path, capfd):
         (["--precision", "16"], "--precision 16 needs a GPU"),
         (["--prompt", "gone.png"], "gone.png: there is no such prompt"),
         (["--long-side", "0"], "--long-side 0"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--focal-px", "0"], "--focal-px 0.0"),
+        (["--focal-from", "teacher"], "--focal-from teacher: a prompted network cannot"),
         (["--device", "cuda:77"], "--device cuda:77"),
     ]:
         assert main(["predict", *arguments(image, tmp_path / "out", "metric", *more)]) == 2

@@ -121,13 +121,19 @@ def test_what_fails_in_a_batch_takes_nothing_with_it(images, tmp_path):
     assert result.predicted == 8 and sorted(path.name for path, _ in result.failed) == ["4.png", "bad.jpg"]
 
 
-def test_few_pixels_wait_however_many_sizes_there_are(tmp_path):
-    for number in range(12):
+def test_few_pixels_wait_however_many_sizes_there_are(tmp_path, monkeypatch):
+    for number in range(60):
         save_image(tmp_path / f"in/{number:02d}.png", grey(10, 8 + number, 8))
-    network = Counting()
+    network, waiting, real = Counting(), [], folder_module.read_photograph
+
+    def counted(*arguments):
+        waiting.append(len(waiting) + 1 - network.images)
+        return real(*arguments)
+
+    monkeypatch.setattr(folder_module, "read_photograph", counted)
     jobs = list_jobs(tmp_path / "in", tmp_path / "out", recursive=False)
-    assert predict_folder(model_of(network), jobs, request(batch_size=1)).predicted == 12
-    assert predict_folder(model_of(network), jobs, request(batch_size=2, overwrite=True)).predicted == 12
+    assert predict_folder(model_of(network), jobs, request(batch_size=2)).predicted == 60
+    assert max(waiting) <= 4 * 2 + 3 * folder_module.READERS + 2  # of 60 that fill no batch
 
 
 def test_a_full_disk_ends_the_call(images, tmp_path, monkeypatch):
@@ -152,7 +158,8 @@ def test_folders_that_cannot_work_are_refused_at_once(images, tmp_path):
 
 
 def test_failures_are_written_down_and_forgotten_when_mended(tmp_path):
-    folder_module.write_failures(tmp_path / "failed.jsonl", [(tmp_path / "a.jpg", "why")])
-    assert json.loads((tmp_path / "failed.jsonl").read_text()) == {"image": str(tmp_path / "a.jpg"), "reason": "why"}
-    folder_module.write_failures(tmp_path / "failed.jsonl", [])
-    assert not (tmp_path / "failed.jsonl").exists()
+    listed = tmp_path / "out/failed.jsonl"  # where all failed, nothing has made the folder yet
+    folder_module.write_failures(listed, [(tmp_path / "a.jpg", "why")])
+    assert json.loads(listed.read_text()) == {"image": str(tmp_path / "a.jpg"), "reason": "why"}
+    folder_module.write_failures(listed, [])
+    assert not listed.exists()

@@ -25,9 +25,10 @@ from training_parts import PREPARATION, TEACHER_NETWORK, build
 
 import mdpretrain
 from mdpretrain.data.pipeline import RowOptions, SamplePipeline
-from mdpretrain.inference import model as model_module
+from mdpretrain.inference import loading
 from mdpretrain.inference.batches import NetworkSize, enlarge_depth, photograph_batch
-from mdpretrain.inference.model import DepthModel, UnknownFocalLength, check_precision
+from mdpretrain.inference.loading import check_precision
+from mdpretrain.inference.model import DepthModel, UnknownFocalLength
 from mdpretrain.inference.photographs import Photograph, as_photograph
 from mdpretrain.tasks.predictor import Predictor
 
@@ -224,7 +225,7 @@ def test_load_names_what_it_cannot_load(tmp_path):
         mdpretrain.load(tmp_path / "nothing", device="cpu")
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         mdpretrain.laod  # noqa: B018
-    assert mdpretrain.load is model_module.load
+    assert mdpretrain.load is loading.load
 
 
 def test_enlarging_keeps_a_constant_depth():
