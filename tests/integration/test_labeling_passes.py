@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_tiles_cover_every_pixel_and_overlap_by_a_quarter() -> None:
             (sorted({tile.left for tile in tiles}), tiles[0].width),
             (sorted({tile.top for tile in tiles}), tiles[0].height),
         ):
-            assert all(second - first <= 0.75 * length + 1 for first, second in zip(starts, starts[1:]))
+            assert all(second - first <= 0.75 * length + 1 for first, second in itertools.pairwise(starts))
 
 
 def test_blended_tiles_are_the_weighted_mean_of_log_depth() -> None:
