@@ -18,7 +18,7 @@ HELP = """usage: mdpretrain VERB [options]
 
   fit          train: mdpretrain fit --config A.yaml [--config B.yaml ...] [--key value ...] [--resume]
   validate     the validation loss of a checkpoint: the same options and --ckpt_path
-  label        write a teacher's pseudo-labels as shards
+  label        write a teacher's pseudo-labels beside shards
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
