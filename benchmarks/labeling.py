@@ -6,7 +6,8 @@
 All options of ``mdpretrain label`` are taken, but for --output. *Alone* is what the teacher's passes cost on batches that lie on its device
 already, decoded, with their prompts drawn; the batches are those that labelling makes. *End to end* is ``mdpretrain label``: reading,
 decoding, drawing prompts, the same passes, judging, encoding, writing and flushing to disk. The two take turns; the median of each
-round's ratio is printed. On a CPU the three stages share the cores, so leave some to the threads: ``--torch-threads``.
+round's ratio is printed. On a CPU the three stages share the cores, so leave some to the threads: ``--torch-threads``. The CPU time of
+all threads is printed, too: what reading, judging and writing add to the passes, also on a machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,27 +59,39 @@ def main() -> None:
         batches = collated_batches(labeler, source)
         samples = sum(len(batch) for batch, _ in batches)
         alone_s(labeler, batches[:1])
-        ratios = []
+        ratios, work = [], []
         print(f"{samples} samples in batches of {labeler.batch_size}, {len(source.names)} shards, {own.torch_threads} torch threads")
-        print("| round | alone, samples/s | end to end, samples/s | ratio |\n|--:|--:|--:|--:|")
+        print(
+            "| round | alone, samples/s | end to end, samples/s | ratio | CPU s a sample, alone | end to end |\n|--:|--:|--:|--:|--:|--:|"
+        )
         for number in range(own.rounds):
-            alone = samples / alone_s(labeler, batches)
-            started = time.perf_counter()
-            labeler.label_folder(options.shards, Path(folder) / f"labels_{number}", quiet=True, sidecars=options.sidecars)
-            whole = samples / (time.perf_counter() - started)
-            ratios.append(whole / alone)
-            print(f"| {number} | {alone:.3f} | {whole:.3f} | {ratios[-1]:.3f} |", flush=True)
-        print(f"median ratio {statistics.median(ratios):.3f}")
+            alone, alone_cpu = alone_s(labeler, batches)
+            output = Path(folder) / f"labels_{number}"
+            whole, whole_cpu = timed(lambda to=output: labeler.label_folder(options.shards, to, quiet=True, sidecars=options.sidecars))
+            ratios.append(alone / whole)
+            work.append(alone_cpu / whole_cpu)
+            cells = [samples / alone, samples / whole, ratios[-1], alone_cpu / samples, whole_cpu / samples]
+            print(f"| {number} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |", flush=True)
+        print(f"median ratio of samples/s {statistics.median(ratios):.3f}, of the CPU time a sample takes {statistics.median(work):.3f}")
 
 
-def alone_s(labeler: Labeler, batches: list[tuple[DepthBatch, dict[str, SparsePrompt]]]) -> float:
-    """Seconds that the passes take, one after the other, until the last is done."""
-    started = time.perf_counter()
-    for batch, prompts in batches:
-        output = labeler.passes(batch, prompts)
-    if output.label_m.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def alone_s(labeler: Labeler, batches: list[tuple[DepthBatch, dict[str, SparsePrompt]]]) -> tuple[float, float]:
+    """Seconds that the passes take, one after the other, until the last is done: of the clock, and of all threads."""
+
+    def run() -> None:
+        for batch, prompts in batches:
+            output = labeler.passes(batch, prompts)
+        if output.label_m.is_cuda:
+            torch.cuda.synchronize()
+
+    return timed(run)
+
+
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """(clock seconds, CPU seconds of this process)"""
+    started, cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
 def collated_batches(labeler: Labeler, source: SourceShards) -> list[tuple[DepthBatch, dict[str, SparsePrompt]]]:
