@@ -29,7 +29,7 @@ from mdpretrain.labeling.requests import LabelRequest
 from mdpretrain.labeling.shard_labeler import Read, ShardLabeler
 from mdpretrain.labeling.source_shards import SourceShard
 from mdpretrain.prompts.options import PromptDrawer
-from mdpretrain.structures import DepthSpace, SparsePrompt
+from mdpretrain.structures import DepthBatch, DepthSpace, SparsePrompt
 from mdpretrain.tasks.predictor import Predictor
 
 FIELDS = ("prior", "sky")  # what is read of a sample besides image and depth
@@ -116,6 +116,10 @@ class Labeler(ShardLabeler[LabelRead]):
 
     def compute(self, group: list[LabelRead]) -> LabelMaps:
         """Every pass of the request over samples of one size."""
+        return LabelMaps.of(self.passes(*self.collated(group)))
+
+    def collated(self, group: list[LabelRead]) -> tuple[DepthBatch, dict[str, SparsePrompt]]:
+        """Samples of one size on the teacher's device, with the prompts of the further passes."""
         device = next(self.predictor.parameters(), torch.empty(0)).device
         batch = collate([read.row for read in group])
         prompts: dict[str, SparsePrompt] = {}
@@ -126,7 +130,7 @@ class Labeler(ShardLabeler[LabelRead]):
         if device.type == "cuda":
             batch, prompts = batch.pin_memory(), {name: prompt.pin_memory() for name, prompt in prompts.items()}
         prompts = {name: prompt.to(device, non_blocking=True) for name, prompt in prompts.items()}
-        return LabelMaps.of(self.passes(batch.to(device, non_blocking=True), prompts))
+        return batch.to(device, non_blocking=True), prompts
 
     def finish(self, read: LabelRead, computed: HostMaps, index: int) -> Sample | KeyedMembers | str:
         """The label with its figures and confidence, as a sidecar's members or a whole sample; or why there is none."""

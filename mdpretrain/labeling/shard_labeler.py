@@ -32,7 +32,8 @@ from mdpretrain.labeling.shard_in_work import ShardInWork
 from mdpretrain.labeling.source_shards import SourceShard, SourceShards, digest_of
 
 # Part of every fingerprint: raise it with any change of what is written for the same teacher, request and shards. A git commit would say
-# less and more: an edited README is no other label. ``tests/integration/test_labeling_golden.py`` fails where it was forgotten.
+# less and more: an edited README is no other label. ``tests/integration/test_labeling_passes.py`` compares a label with
+# recorded numbers.
 LABELLING_VERSION = 2
 WAIT_FOR_SHARD_S = 2.0
 

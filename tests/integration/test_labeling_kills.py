@@ -15,6 +15,7 @@ import pytest
 from tiny_shards import png
 
 from data_shards.index import IndexedShard, list_shards
+from data_shards.samples import sample_to_members
 from data_shards.schema import Camera, DepthType, LabelKind, Sample, SampleMeta
 from data_shards.writer import write_shard
 from tests import labelling_workers
@@ -23,7 +24,7 @@ SHARDS, WORKERS, KILLS, PAUSE_S = 40, 4, 30, 0.1
 
 
 def sample(number: int) -> Sample:
-    """An image and depth of few pixels; one in seven has no depth to speak of, so that there are stand-ins, too."""
+    """An image and depth of few pixels."""
     rng = np.random.default_rng(number)
     meta = SampleMeta(
         key=f"scene/{number:03d}",
@@ -39,8 +40,7 @@ def sample(number: int) -> Sample:
 
 
 def damaged(number: int) -> tuple[str, dict[str, bytes]]:
-    from data_shards.samples import sample_to_members
-
+    """The same with half an image: it cannot be labelled, so that there are stand-ins, too."""
     members = sample_to_members(sample(number))
     members["image.png"] = members["image.png"][:50]
     return f"scene/{number:03d}", members
@@ -51,7 +51,6 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_thirty_kills_leave_every_key_once_and_the_bytes_of_an_undisturbed_run(tmp_path: pathlib.Path) -> None:
     shards, output = tmp_path / "shards", tmp_path / "killed"
     shards.mkdir()
@@ -73,8 +72,7 @@ def test_thirty_kills_leave_every_key_once_and_the_bytes_of_an_undisturbed_run(t
         return process
 
     workers = [start() for _ in range(WORKERS)]
-    deadline = time.monotonic() + 200
-    while ended[-signal.SIGKILL] < KILLS and time.monotonic() < deadline:
+    while ended[-signal.SIGKILL] < KILLS:
         time.sleep(rng.uniform(0.0, 0.1))
         victim = rng.randrange(WORKERS)
         workers[victim].kill()

@@ -34,6 +34,7 @@ def resized(batch: DepthBatch, height: int, width: int) -> DepthBatch:
 def test_depth_pro_gives_its_own_metres_with_and_without_a_camera(tmp_path: pathlib.Path) -> None:
     torch.manual_seed(0)
     model = tiny_depth_pro(transformers)
+    torch.nn.init.constant_(model.head.layers[-2].weight, 0.01)  # after a ReLU: every pixel has a distance
     torch.nn.init.constant_(model.head.layers[-2].bias, 0.5)
     torch.nn.init.constant_(model.fov_model.head.layers[-1].bias, 50.0)
     predictor = saved(model, tmp_path / "model", 64)
