@@ -64,7 +64,7 @@ mdpretrain fit --config recipes/debug/teacher.yaml --run_dir "$RUN/teacher" --re
     --data.train "[{path: $RUN/shards/train}]" --data.val "[$RUN/shards/val]" \
     --model.prior.init_args.checkpoint "$RUN/prior" $FIT_OPTIONS
 
-# 5. The teacher labels the training frames; the tasks share the shards out, and the last to end completes the folder.
+# 5. The teacher labels the training frames beside the shards (sidecars); the tasks share them out, and the last to end completes the folder.
 say "5/7 pseudo-labels"
 tasks=()
 for task in $(seq 0 $((PROCESSES - 1))); do
@@ -79,7 +79,7 @@ for task in "${tasks[@]}"; do wait "$task"; done
 say "6/7 student"
 # shellcheck disable=SC2086
 mdpretrain fit --config recipes/debug/student_depthmap.yaml --run_dir "$RUN/student" --resume \
-    --data.train "[{path: $RUN/pseudo}]" --data.val "[$RUN/shards/val]" $FIT_OPTIONS
+    --data.train "[{path: $RUN/shards/train, sidecars: [$RUN/pseudo], name: pseudo}]" --data.val "[$RUN/shards/val]" $FIT_OPTIONS
 
 # 7. Both on scenes that they never saw, beside the baselines that any claim must beat.
 say "7/7 evaluation"

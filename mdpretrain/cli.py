@@ -18,7 +18,7 @@ HELP = """usage: mdpretrain VERB [options]
 
   fit          train: mdpretrain fit --config A.yaml [--config B.yaml ...] [--key value ...] [--resume]
   validate     the validation loss of a checkpoint: the same options and --ckpt_path
-  label        write a teacher's pseudo-labels as shards
+  label        write a teacher's pseudo-labels beside shards
   label-report  the label card: figures, thresholds and samples of a folder of labels, one page
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image

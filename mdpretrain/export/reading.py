@@ -32,12 +32,11 @@ def import_weights(source: pathlib.Path, output: pathlib.Path, max_depth_m: floa
     Raises:
         ValueError: nothing there, an unreadable file, another network, one of relative depth, or an output of another name.
     """
-    if output.suffix != SAFETENSORS_SUFFIX:
-        raise ValueError(f"{output}: the file's name must end in {SAFETENSORS_SUFFIX}")
+    checked_output(output)
     if source.is_dir():
         own, known = _read_folder(source)
     elif source.is_file():
-        own, known = names.from_original(_tensors(source)), {}
+        own, known = names.from_original(read_tensors(source)), {}
     else:
         raise ValueError(f"{source} does not exist; give a folder of transformers or a checkpoint file of PromptDA or Depth Anything V2")
     if max_depth_m is not None:
@@ -46,11 +45,28 @@ def import_weights(source: pathlib.Path, output: pathlib.Path, max_depth_m: floa
         config = network_config(own, **known)
     except KeyError as error:
         raise ValueError(f"{source} is not a PromptDA or Depth Anything V2 that this version knows: {error} is missing") from error
-    record = {"global_step": 0, "network": config, "preparation": PREPARATION}
-    weights = {f"network.{name}": value.contiguous().clone() for name, value in completed(own, config, str(source)).items()}
+    return write_checkpoint(output, {"network": config, "preparation": PREPARATION}, completed(own, config, str(source)))
+
+
+def checked_output(output: pathlib.Path) -> None:
+    """Raise ValueError where the file to write is not named as a checkpoint that ``load_checkpoint`` reads."""
+    if output.suffix != SAFETENSORS_SUFFIX:
+        raise ValueError(f"{output}: the file's name must end in {SAFETENSORS_SUFFIX}")
+
+
+def write_checkpoint(output: pathlib.Path, modules: dict[str, Any], weights: dict[str, Tensor]) -> pathlib.Path:
+    """Write imported weights as a checkpoint that has seen no step of ours.
+
+    Args:
+        output: a .safetensors file.
+        modules: module configs by name, "network" among them.
+        weights: the network's state.
+    """
+    record = {"global_step": 0, **modules}
+    tensors = {f"network.{name}": value.contiguous().clone() for name, value in weights.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".partial")
-    save_file(weights, aside, metadata={"format": "pt", SAFETENSORS_RECORD: json.dumps(record)})
+    save_file(tensors, aside, metadata={"format": "pt", SAFETENSORS_RECORD: json.dumps(record)})
     os.replace(aside, output)
     return output
 
@@ -75,11 +91,15 @@ def _read_folder(folder: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, Any
         known["layers"] = [int(index) - 1 for index in backbone["out_indices"]]
     if (config.get("max_depth") or 1) > 1:
         known["max_depth_m"] = float(config["max_depth"])
-    return names.from_transformers(_tensors(file)), known
+    return names.from_transformers(read_tensors(file)), known
 
 
-def _tensors(file: pathlib.Path) -> dict[str, Tensor]:
-    """The state dictionary of a file, wherever it lies in it; torch's restricted unpickler, so a stranger's file runs no code."""
+def read_tensors(file: pathlib.Path) -> dict[str, Tensor]:
+    """The state dictionary of a file, wherever it lies in it; torch's restricted unpickler, so a stranger's file runs no code.
+
+    Raises:
+        ValueError: an unreadable file.
+    """
     content: Any
     try:
         content = load_file(file) if file.suffix == SAFETENSORS_SUFFIX else torch.load(file, map_location="cpu", weights_only=True)

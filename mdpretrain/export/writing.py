@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdpretrain.export import names
-from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
-from mdpretrain.networks.loading import restore_module
+from mdpretrain.export.pretrained import Weights, load_for_export
+from mdpretrain.export.student import export_student
+from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
 
 Format = Literal["transformers", "original"]
@@ -22,24 +23,23 @@ Format = Literal["transformers", "original"]
 ORIGINAL_PREFIX = "pipeline."
 
 
-def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "transformers", ema: bool = False) -> pathlib.Path:
+def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "transformers", weights: Weights = "trained") -> pathlib.Path:
     """Write the network of a checkpoint for others.
 
     Args:
-        checkpoint: a checkpoint file or a run folder.
-        output: a folder ("transformers") or a .ckpt file ("original") that is not there yet.
+        checkpoint: a checkpoint file, a run folder or a pretrained folder.
+        output: a folder ("transformers") or a file ("original": .ckpt of PromptDA, .pt of MetricAnything's student) that is not there yet.
         form: see the module.
-        ema: the averaged weights in place of the trained ones.
+        weights: the trained ones or their average.
 
     Raises:
         ValueError: a network that the form cannot express (another family, point tokens, timm's resize of position embeddings, a
             resized input or prompt), or an output that exists or has the wrong ending.
     """
-    path = find_checkpoint(checkpoint)
-    content = load_checkpoint(path)
-    if ema:
-        content = with_averaged_weights(content, path)
-    network = _expressible(restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}"), path)
+    predictor, _ = load_for_export(checkpoint, weights)
+    if form == "original" and isinstance(predictor.network, MetricAnythingStudent):
+        return export_student(predictor.network, output, checkpoint)
+    network = _expressible(predictor.network, checkpoint)
     own = names.widened_projections(network.state_dict())
     if form == "original":
         if output.suffix != ".ckpt":
@@ -116,7 +116,10 @@ _PROCESSOR = {
 
 def _expressible(network: torch.nn.Module, path: pathlib.Path) -> PromptDA:
     if not isinstance(network, PromptDA):
-        raise ValueError(f"{path} holds a {type(network).__name__}; only PromptDA networks have a form that other programs load")
+        raise ValueError(
+            f"{path} holds a {type(network).__name__}; only PromptDA networks have a form that others load: use --format pretrained, "
+            "or --format onnx for a network without prompt"
+        )
     if any(name.startswith(POINT_TOKENS_PREFIX) for name in network.state_dict()):
         raise ValueError(f"{path} has point tokens, which neither transformers nor the original PromptDA knows")
     if network.encoder.position_resize != "bicubic" or not network.encoder.final_norm:

@@ -1,80 +1,93 @@
-"""``mdpretrain label``: a teacher's pseudo-labels as shards, or a prior's inverse depth as sidecars."""
+"""``mdpretrain label``: a teacher's pseudo-labels as sidecars or shards, or a prior's inverse depth as sidecars."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import cast
+
+import torch
 
 from data_shards.build_tasks import Task, array_task
-from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
-from mdpretrain.labeling.labeler import Labeler, LabelRequest
+from mdpretrain.labeling.label_folder import LabelResult
+from mdpretrain.labeling.label_options import parse_label_options
+from mdpretrain.labeling.labeler import Labeler
 from mdpretrain.labeling.prior_labeler import PriorLabeler, PriorRequest
-from mdpretrain.labeling.shard_labeler import LabelResult, ShardLabeler, best_device
+from mdpretrain.labeling.requests import LabelRequest, Precision
+from mdpretrain.labeling.shard_labeler import ShardLabeler, best_device
 from mdpretrain.networks.module_config import record_and_build
 from mdpretrain.networks.priors import CheckpointPrior, FrozenPrior
 from mdpretrain.networks.transformers_prior import TransformersPrior
-from mdpretrain.tasks.predictor import Predictor, add_weights_option, load_predictor
+from mdpretrain.tasks.predictor import Predictor, load_predictor
 
 
 def label_command(argv: list[str]) -> int:
     """``mdpretrain label --checkpoint RUN --shards FOLDER --output FOLDER [--prompt-count LOW HIGH | --as prior] ...``."""
-    options = _parser().parse_args(argv)
+    options = parse_label_options(argv)
     task = array_task(options.task_id, options.num_tasks, os.environ)
     labeler: ShardLabeler
     if options.kind == "prior":
-        labeler = priors = _prior_labeler(options)
+        labeler = priors = prior_labeler(options)
         what = f"priors of {priors.fingerprint[:12]}"
     else:
-        labeler = labels = _labeler(options)
+        labeler = labels = teacher_labeler(options)
         what = f"pseudo-labels of teacher {labels.predictor.fingerprint[:12]}"
-    result = labeler.label_folder(options.shards, options.output, options.quiet, task)
+    result = labeler.label_folder(options.shards, options.output, options.quiet, task, options.sidecars)
     print(f"{options.output}: {_summary(options.output, result, what, task)}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mdpretrain label", description="Write a teacher's depth as shards of the same schema, or a prior's as sidecars."
-    )
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--checkpoint", type=Path, help="the teacher (or, --as prior, a network without prompt): a run folder or a file")
-    network.add_argument("--prior-model", type=Path, help="--as prior: a depth model's folder as transformers' save_pretrained writes it")
-    parser.add_argument(
-        "--as", dest="kind", choices=("label", "prior"), default="label", help="prior: sidecars with inverse depth for StoredPrior"
-    )
-    parser.add_argument(
-        "--shards", type=path_or_address, required=True, help="folder of shards to label, local or http(s)://, s3://, gs://"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; the same call continues an interrupted one")
-    parser.add_argument("--prompt-count", type=int, nargs=2, metavar=("LOW", "HIGH"), help="points of a prompted teacher's prompt")
-    parser.add_argument("--without-prior", action="store_true", help="let a teacher work from its prompt alone")
-    parser.add_argument("--long-side", type=int, default=518, help="long side of the label in pixels (default 518)")
-    parser.add_argument("--multiple", type=int, default=14, help="both sides become multiples of this: the patch size (default 14)")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
-    parser.add_argument("--task-id", type=int, help="label only the share of this task, counted from 0 (default: SLURM's job array)")
-    parser.add_argument("--num-tasks", type=int, help="how many tasks share the shards; the last to end completes the folder")
-    add_weights_option(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
+def teacher_labeler(options: argparse.Namespace) -> Labeler:
+    """The labeller that parsed options ask for.
 
-
-def _labeler(options: argparse.Namespace) -> Labeler:
+    Raises:
+        ValueError: options that do not go together, a teacher that cannot be loaded or cannot make labels.
+    """
     if options.checkpoint is None:
         raise ValueError("--prior-model makes priors and no labels: add --as prior")
-    predictor = load_predictor(options.checkpoint, options.device or best_device(), options.weights, options.without_prior)
+    device = torch.device(options.device or best_device())
+    precision = label_precision(options.precision, device)
+    predictor = load_predictor(options.checkpoint, device, options.weights, options.without_prior)
     prompt = None
     if options.prompt_count is not None:
         prompt = PromptOptions(tuple(options.prompt_count), interpolate=needs_interpolation(predictor))
-    return Labeler(predictor, LabelRequest(prompt, options.long_side, options.multiple, options.seed), options.batch_size)
+    request = LabelRequest(
+        prompt=prompt,
+        long_side=options.long_side,
+        multiple=options.multiple,
+        seed=options.seed,
+        flip=options.flip,
+        prompts=options.prompts,
+        consistency=options.consistency,
+        tile_side=options.tiles,
+        precision=precision,
+        unknown_camera=options.unknown_camera,
+        whole=options.whole,
+    )
+    return Labeler(predictor, request, options.batch_size, options.decode_threads, options.encode_threads)
 
 
-def _prior_labeler(options: argparse.Namespace) -> PriorLabeler:
+def label_precision(asked: str | None, device: torch.device) -> Precision:
+    """What is computed in: bf16 on a GPU unless asked otherwise.
+
+    Raises:
+        ValueError: bf16 on a GPU that has none.
+    """
+    precision = asked or ("bf16" if device.type == "cuda" else "32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16: give --precision 32")
+    return cast(Precision, precision)
+
+
+def prior_labeler(options: argparse.Namespace) -> PriorLabeler:
+    """The labeller of priors that parsed options ask for; raises like ``teacher_labeler``."""
     if options.prompt_count is not None or options.without_prior:
         raise ValueError("--as prior: a prior sees the image alone; leave out --prompt-count and --without-prior")
+    teachers = {"flip": options.flip, "prompts": options.prompts > 1, "consistency": options.consistency, "tiles": options.tiles}
+    if wrong := [name for name, given in {**teachers, "whole": options.whole, "precision": options.precision}.items() if given]:
+        raise ValueError(f"--as prior: --{wrong[0]} is for pseudo-labels; leave it out")
     device = options.device or best_device()
     if options.prior_model is not None:
         prior: FrozenPrior = record_and_build(TransformersPrior, path=str(options.prior_model)).to(device)
@@ -83,7 +96,8 @@ def _prior_labeler(options: argparse.Namespace) -> PriorLabeler:
         if predictor.needs_prompt:
             raise ValueError(f"{options.checkpoint}: the network needs a prompt, so it cannot be the prior of one; name a network without")
         prior = record_and_build(CheckpointPrior, network=predictor.network)
-    return PriorLabeler(prior, PriorRequest(options.long_side, options.multiple), options.batch_size)
+    request = PriorRequest(options.long_side, options.multiple)
+    return PriorLabeler(prior, request, options.batch_size, options.decode_threads, options.encode_threads)
 
 
 def _summary(output: Path, result: LabelResult, what: str, task: Task) -> str:

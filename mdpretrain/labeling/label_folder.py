@@ -88,7 +88,9 @@ class LabelFolder:
                 earlier = json.loads(path.read_text())
                 if earlier.get("fingerprint") != self.record["fingerprint"]:
                     changed = _first_change(self.record, earlier)
-                    raise ValueError(f"{self.path}: holds labels with another {changed}; choose another --output, nothing is mixed silently")
+                    raise ValueError(
+                        f"{self.path}: holds labels with another {changed}; choose another --output, nothing is mixed silently"
+                    )
             elif foreign:
                 raise ValueError(f"{self.path}: holds shards that are not this command's (no {DATASET_FILE}); choose an empty --output")
             else:
@@ -101,10 +103,10 @@ class LabelFolder:
         shard = self.path / self.shards[number]
         return shard.exists() and index_path(shard).exists() and shard.with_suffix(REJECTS_SUFFIX).exists()
 
-    def take(self, number: int) -> bool:
-        """Whether this process writes shard ``number`` now: it is not finished, and nobody else writes it. What a killed writer of it has
-        left is removed."""
-        held = self._lock.take(number + 1)
+    def take(self, number: int, wait_s: float = 0.0) -> bool:
+        """Whether this process writes shard ``number`` now: it is not finished, and nobody else writes it (or stops within ``wait_s``).
+        What a killed writer of it has left is removed."""
+        held = self._lock.take(number + 1, wait_s=wait_s)
         if held is False:
             return False
         if self.is_finished(number):
@@ -141,7 +143,9 @@ class LabelFolder:
         everything = range(len(self.shards))
         whole, rejects = self.result(everything, 0), self._rejects(everything)
         if not whole.labelled:
-            raise ValueError(f"{self.path}: not one sample could be labelled; the first: {rejects[0]['reason'] if rejects else 'no samples'}")
+            raise ValueError(
+                f"{self.path}: not one sample could be labelled; the first: {rejects[0]['reason'] if rejects else 'no samples'}"
+            )
         counts = {"samples": whole.labelled, "rejected": len(rejects), "shards": self.shards, "complete": True}
         with_lock = self._lock.take(0, wait_s=WAIT_FOR_SUMMARY_S)
         if with_lock is False:

@@ -39,7 +39,11 @@ class TeacherOutput:
 
     def tensors(self) -> dict[str, Tensor]:
         """What the writing threads need, first axis the images."""
-        maps = {"label": self.label_m[:, 0], "sound": self.sound, **{f"other/{name}": depth_m[:, 0] for name, depth_m in self.others.items()}}
+        maps = {
+            "label": self.label_m[:, 0],
+            "sound": self.sound,
+            **{f"other/{name}": depth_m[:, 0] for name, depth_m in self.others.items()},
+        }
         return maps if self.estimated_f_px is None else maps | {"estimated_f_px": self.estimated_f_px}
 
 

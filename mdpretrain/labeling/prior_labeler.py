@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_shards.index import IndexedShard
-from data_shards.samples import META_SUFFIX, members_to_sample
+from data_shards.samples import META_SUFFIX
 from data_shards.schema import DepthType, Sample
 from data_shards.sidecars import sidecar_members
 from data_shards.writer import KeyedMembers
 from mdpretrain.data.collate import collate
 from mdpretrain.data.pipeline import Row, RowOptions, SamplePipeline
 from mdpretrain.data.resample import ray_to_z
+from mdpretrain.labeling.host_maps import HostMaps
 from mdpretrain.labeling.shard_labeler import Read, ShardLabeler
+from mdpretrain.labeling.source_shards import SourceShard
 from mdpretrain.networks.priors import FrozenPrior
 from mdpretrain.tasks.predictor import fingerprint_of
 
@@ -40,7 +41,7 @@ class PriorRequest:
     multiple: int = 14
 
 
-class PriorLabeler(ShardLabeler):
+class PriorLabeler(ShardLabeler[Read]):
     """Writes the prior of every sample of a folder into a sidecar folder (``data_shards.sidecars``): same keys, same order, none left out.
 
     A sample that cannot be read gets an entry without a prior, and is listed among the rejects.
@@ -48,11 +49,13 @@ class PriorLabeler(ShardLabeler):
     Args:
         prior: a frozen prior that was built from a config, on its device; ``CheckpointPrior``, ``TransformersPrior``, ...
         request: the working size.
-        batch_size, decode_threads: see ShardLabeler.
+        batch_size, decode_threads, encode_threads: see ShardLabeler.
     """
 
-    def __init__(self, prior: FrozenPrior, request: PriorRequest, batch_size: int = 8, decode_threads: int = 2) -> None:
-        super().__init__(batch_size, decode_threads)
+    def __init__(
+        self, prior: FrozenPrior, request: PriorRequest, batch_size: int = 8, decode_threads: int = 2, encode_threads: int = 2
+    ) -> None:
+        super().__init__(batch_size, decode_threads, encode_threads)
         self.prior = prior
         self.request = request
         self.fingerprint = fingerprint_of({"prior": prior})
@@ -67,26 +70,29 @@ class PriorLabeler(ShardLabeler):
             "stored_form": {"reciprocal_of": "inverse depth, affine to [floor, 1] per image", "floor": FLOOR},
         }
 
-    def read(self, shard: IndexedShard, position: int) -> Read | str:
+    def read(self, shard: SourceShard, position: int) -> Read | str:
         """The image at the working size, or why there is none."""
-        key = shard.keys[position]
         try:
-            sample = members_to_sample(key, shard.read(position), fields=())
-            return position, sample, self.pipeline(sample, position, RowOptions())
+            sample = shard.sample(position, ())
+            return Read(position, sample, self.pipeline(sample, position, RowOptions()))
         except ValueError as error:
             return str(error)
 
     @torch.no_grad()
-    def predict(self, group: list[Read]) -> dict[int, Sample | KeyedMembers]:
-        """The members of each sample's sidecar."""
+    def compute(self, group: list[Read]) -> HostMaps:
+        """The prior's inverse depth of images of one size."""
         device = next((tensor.device for tensor in self.prior.state_dict().values()), torch.device("cpu"))
-        batch = collate([row for _, _, row in group]).to(device)
-        inverse_depths = self.prior(batch).float().cpu().numpy()[:, 0]
-        return {position: _members(sample, row, inverse) for (position, sample, row), inverse in zip(group, inverse_depths)}
+        batch = collate([read.row for read in group])
+        batch = batch.pin_memory() if device.type == "cuda" else batch
+        return HostMaps.copy({"inverse_depth": self.prior(batch.to(device, non_blocking=True)).float()[:, 0]})
 
-    def stand_in(self, shard: IndexedShard, position: int) -> KeyedMembers:
+    def finish(self, read: Read, computed: HostMaps, index: int) -> Sample | KeyedMembers | str:
+        """The members of a sample's sidecar."""
+        return _members(read.sample, read.row, computed.image(index)["inverse_depth"])
+
+    def stand_in(self, shard: SourceShard, position: int) -> KeyedMembers:
         """The meta alone: a sidecar has an entry for every key."""
-        return shard.keys[position], {META_SUFFIX: shard.read(position)[META_SUFFIX]}
+        return shard.keys[position], {META_SUFFIX: shard.meta(position)}
 
 
 def stored_prior(inverse_depth: np.ndarray) -> np.ndarray:

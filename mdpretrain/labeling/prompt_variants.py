@@ -48,7 +48,5 @@ def prompt_variants(row: Row, names: Sequence[str], drawer: PromptDrawer, interp
             depth_m, mask, _ = drawer(scene, random_generator(PROMPT, seed, key_seed(row.key), number))
         if mask.any():
             interpolated = linear_inverse_depth(depth_m, mask) if interpolate else None
-            variants[name] = dataclasses.replace(
-                row, prompt_depth_m=depth_m, prompt_mask=mask, interpolated_inverse_depth=interpolated
-            )
+            variants[name] = dataclasses.replace(row, prompt_depth_m=depth_m, prompt_mask=mask, interpolated_inverse_depth=interpolated)
     return variants

@@ -131,10 +131,3 @@ def _range(log_values: np.ndarray) -> dict[str, float | None]:
     if not log_values.size:
         return {"near_m": None, "far_m": None}
     return {"near_m": math.exp(quantile(log_values, NEAR_QUANTILE)), "far_m": math.exp(quantile(log_values, FAR_QUANTILE))}
-
-
-def label_quality(label_m: np.ndarray, measured_m: np.ndarray, valid: np.ndarray, prompt_mask: np.ndarray | None) -> dict[str, float]:
-    """The figures of a label that has no other passes, those without a value left out; for a labeller that keeps no confidence."""
-    image = np.zeros((*label_m.shape, 3), np.float32)
-    figures = assess_label(label_m, {}, measured_m, valid, prompt_mask, image, None).figures
-    return {name: value for name, value in figures.items() if value is not None and name != "boundary_sharpness"}

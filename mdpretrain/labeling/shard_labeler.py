@@ -32,8 +32,10 @@ from mdpretrain.labeling.shard_in_work import ShardInWork
 from mdpretrain.labeling.source_shards import SourceShard, SourceShards, digest_of
 
 # Part of every fingerprint: raise it with any change of what is written for the same teacher, request and shards. A git commit would say
-# less and more: an edited README is no other label. ``tests/integration/test_labeling_golden.py`` fails where it was forgotten.
+# less and more: an edited README is no other label. ``tests/integration/test_labeling_passes.py`` compares a label with
+# recorded numbers.
 LABELLING_VERSION = 2
+WAIT_FOR_SHARD_S = 2.0
 
 
 @dataclasses.dataclass
@@ -130,9 +132,7 @@ class ShardLabeler(abc.ABC, Generic[ReadT]):
 class _Stages(Generic[ReadT]):
     """One run over some shards: reading ahead, the network, writing behind."""
 
-    def __init__(
-        self, labeler: ShardLabeler[ReadT], folder: LabelFolder, source: SourceShards, advance: Callable[[int], Any]
-    ) -> None:
+    def __init__(self, labeler: ShardLabeler[ReadT], folder: LabelFolder, source: SourceShards, advance: Callable[[int], Any]) -> None:
         self.labeler, self.folder, self.source = labeler, folder, source
         self._advance = advance
         self._advance_lock = threading.Lock()
@@ -176,10 +176,7 @@ class _Stages(Generic[ReadT]):
         decoded ahead, of the next shard where this one ends."""
         running: collections.deque[tuple[ShardInWork, concurrent.futures.Future[ReadT | None] | None]] = collections.deque()
         ahead = 2 * self.labeler.batch_size + self.labeler.decode_threads
-        for number in numbers:
-            if not self.folder.take(number):
-                continue
-            work = self._open(number)
+        for work in self._taken(numbers):
             for position in range(len(work.source)):
                 running.append((work, self._readers.submit(self._read, work, position)))
                 if len(running) > ahead:
@@ -187,6 +184,22 @@ class _Stages(Generic[ReadT]):
             running.append((work, None))
         while running:
             yield from _result(*running.popleft())
+
+    def _taken(self, numbers: Sequence[int]) -> Iterator[ShardInWork]:
+        """The shards that this process gets to write. Those that another one holds are tried again at the end: it may have been killed, or
+        was only tidying up."""
+        held = []
+        for number in numbers:
+            if self.folder.take(number):
+                yield self._open(number)
+            elif not self.folder.is_finished(number):
+                held.append(number)
+        wait_s = WAIT_FOR_SHARD_S
+        for number in held:
+            if self.folder.take(number, wait_s):
+                yield self._open(number)
+            elif not self.folder.is_finished(number):
+                wait_s = 0.0  # somebody works on it, and probably on the others
 
     def _open(self, number: int) -> ShardInWork:
         work = ShardInWork(self.folder, number, self.source.open(number))
@@ -217,7 +230,7 @@ class _Stages(Generic[ReadT]):
                 else:
                     work.add(read.position, outcome)
                     self._count()
-        except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
+        except BaseException as error:
             self._failure = self._failure or error
         finally:
             self._room.release()
@@ -235,9 +248,7 @@ class _Stages(Generic[ReadT]):
             raise self._failure
 
 
-def _result(
-    work: ShardInWork, future: concurrent.futures.Future[ReadT | None] | None
-) -> Iterator[tuple[ShardInWork, ReadT | None]]:
+def _result(work: ShardInWork, future: concurrent.futures.Future[ReadT | None] | None) -> Iterator[tuple[ShardInWork, ReadT | None]]:
     """The end of a shard, or the sample if there is one."""
     if future is None:
         yield work, None

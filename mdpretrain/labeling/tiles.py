@@ -35,9 +35,7 @@ def tile_layout(height: int, width: int, side: int) -> list[Tile]:
     """Tiles of ``side`` pixels (less along an axis that is shorter) that cover an image, evenly spread, neighbours overlapping by a quarter
     of a side or more."""
     tile_height, tile_width = min(side, height), min(side, width)
-    return [
-        Tile(top, left, tile_height, tile_width) for top in _starts(height, tile_height) for left in _starts(width, tile_width)
-    ]
+    return [Tile(top, left, tile_height, tile_width) for top in _starts(height, tile_height) for left in _starts(width, tile_width)]
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -6,6 +6,7 @@ Legend: ``B`` batch, ``M`` prepared maps, ``H W`` pixels; C is canonical inverse
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -20,8 +21,9 @@ from mdpretrain.networks.decoders.dpt import (
     is_multi_scale,
     level_order,
 )
+from mdpretrain.networks.decoders.reassembly import Reassembly
 from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
-from mdpretrain.networks.positive_output import PositiveActivation, positive, start_at_typical_depth
+from mdpretrain.networks.positive_output import INITIAL_CANONICAL_INVERSE_DEPTH, PositiveActivation, positive, start_at_typical_depth
 from mdpretrain.networks.prompt_conditioning import (
     LOG_RANGE,
     Conditioning,
@@ -64,6 +66,7 @@ class MetricAnythingTeacher(nn.Module):
         positive_activation, head_channels, head_layers: the direct head: see DPTHead.
         upsampling: between the decoder's levels and in the direct head: "bilinear" (DPT) or "transposed" convolutions (Depth Pro and
             MetricAnything's release).
+        reassembly: how a feature becomes a level of the decoder: "dpt", or "doublings" as in the same two.
         detail_channels: width of the residual head's full-resolution branch; 0 leaves it out.
         residual_bound, mixing_bound: see ResidualHead.
         propagation: dilations of the SpatialPropagation after the residual head, in the order of its steps; null or none: no propagation.
@@ -99,6 +102,7 @@ class MetricAnythingTeacher(nn.Module):
         prompt_width: int | None = None,
         upsampling: Upsampling = "bilinear",
         head_layers: int = 0,
+        reassembly: Reassembly = "dpt",
     ) -> None:
         super().__init__()
         self.prepared_maps = ["global", "local"] if prepared_maps is None else list(prepared_maps)
@@ -125,6 +129,7 @@ class MetricAnythingTeacher(nn.Module):
             prompt_width=prompt_width,
             output_scale=_output_scale(encoder),
             doubling=_doubling(encoder, self.level_sources, scales, upsampling),
+            reassembly=reassembly,
         )
         self.direct_head: DPTHead | None = None
         self.residual_head: ResidualHead | None = None
@@ -153,8 +158,8 @@ class MetricAnythingTeacher(nn.Module):
         assert self.direct_head is not None
         centre, camera_known = canonical_centre(batch)
         decoded = self._decode(batch, encoded, prepared, log_maps, centre)
-        raw = self.direct_head(decoded, encoded.padding.padded_size)
-        values = encoded.padding.crop(positive(raw, self.positive_activation))
+        activation = functools.partial(positive, activation=self.positive_activation)
+        values = encoded.padding.crop(self.direct_head(decoded, encoded.padding.padded_size, activation))
         mask = camera_known[:, None, None, None].expand(values.shape)
         return DepthPrediction(values, DepthSpace.CANONICAL_INVERSE, mask)
 
@@ -210,6 +215,9 @@ class MetricAnythingStudent(nn.Module):
         positive_activation: "softplus", "exp" or "relu" (as released).
         upsampling: between the decoder's levels and in the head: "bilinear" (DPT) or "transposed" convolutions (the release, Depth Pro).
         head_channels, head_layers: see DPTHead (32 and 4 in the release; 32 and 0 in Depth Pro).
+        reassembly: how a feature becomes a level: "dpt", or "doublings" (the release, Depth Pro; not for a scale of 0.5).
+        initial_canonical: where C starts (see ``positive_output``). 0 with "relu" is the release's zeroed bias; a third of random heads
+            (36 % of 200) are then 0 at every pixel and have no gradient, so it is for who wants the published start to the letter.
 
     Raises:
         ValueError: Deep-to-Deep over an encoder whose features have several strides (ConvNeXt); lists of the wrong length.
@@ -226,6 +234,8 @@ class MetricAnythingStudent(nn.Module):
         head_channels: int = 32,
         upsampling: Upsampling = "bilinear",
         head_layers: int = 0,
+        reassembly: Reassembly = "dpt",
+        initial_canonical: float = INITIAL_CANONICAL_INVERSE_DEPTH,
     ) -> None:
         super().__init__()
         is_pyramid = len(set(encoder.strides)) != 1
@@ -246,15 +256,17 @@ class MetricAnythingStudent(nn.Module):
             out_channels,
             output_scale=_output_scale(encoder),
             doubling=_doubling(encoder, self.level_sources, list(scales), upsampling),
+            reassembly=reassembly,
         )
         self.head = DPTHead(features, head_channels, upsampling=upsampling, extra_layers=head_layers)
-        start_at_typical_depth(self.head.output[-1], positive_activation)
+        start_at_typical_depth(self.head.output[-1], positive_activation, initial_canonical)
 
     def forward(self, batch: DepthBatch) -> DepthPrediction:
         """Canonical inverse depth at the image's size."""
         encoded = self.encoder.encode(batch.image)
         decoded = self.decoder([encoded.features[source] for source in self.level_sources])
-        values = positive(self.head(decoded, encoded.padding.padded_size), self.positive_activation)
+        activation = functools.partial(positive, activation=self.positive_activation)
+        values = self.head(decoded, encoded.padding.padded_size, activation)
         return DepthPrediction(encoded.padding.crop(values), DepthSpace.CANONICAL_INVERSE)
 
 

@@ -26,9 +26,16 @@ def positive(raw: Tensor, activation: PositiveActivation) -> Tensor:
     return F.relu(raw)
 
 
-def start_at_typical_depth(last: nn.Module, activation: PositiveActivation) -> None:
-    """Initialise the bias of the last convolution so that ``positive`` starts near ``INITIAL_CANONICAL_INVERSE_DEPTH``."""
+def start_at_typical_depth(last: nn.Module, activation: PositiveActivation, canonical: float = INITIAL_CANONICAL_INVERSE_DEPTH) -> None:
+    """Initialise the bias of the last convolution so that ``positive`` starts near ``canonical``.
+
+    Raises:
+        ValueError: a start that the activation cannot give: below 0, or 0 but by "relu".
+    """
     assert isinstance(last, nn.Conv2d) and last.bias is not None
-    target = INITIAL_CANONICAL_INVERSE_DEPTH
-    bias = {"softplus": math.log(math.expm1(target)), "exp": math.log(target), "relu": target}[activation]
-    nn.init.constant_(last.bias, bias)
+    if canonical < 0 or (canonical == 0 and activation != "relu"):
+        raise ValueError(f"canonical inverse depth cannot start at {canonical} with the activation {activation!r}; 0.3 is a typical scene")
+    if activation == "relu":
+        nn.init.constant_(last.bias, canonical)
+    else:
+        nn.init.constant_(last.bias, math.log(math.expm1(canonical)) if activation == "softplus" else math.log(canonical))

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,18 +17,28 @@ import tests.training_parts as parts
 from data_shards.build_tasks import Task
 from data_shards.codecs import encode_png
 from data_shards.index import IndexedShard, list_shards
+from data_shards.mixture import MixtureSource
 from data_shards.samples import members_to_sample
 from data_shards.schema import Camera, DepthType, LabelKind, Sample, SampleMeta
 from data_shards.shard_table import write_table
 from data_shards.storage.address import shard_path
 from data_shards.storage.storage import default_storage
-from data_shards.writer import write_shard
+from data_shards.writer import ShardWriter, write_shard
 from mdpretrain.data.pipeline import PromptOptions
-from mdpretrain.labeling.labeler import Labeler, LabelRequest
-from mdpretrain.labeling.quality import label_quality
+from mdpretrain.data.source_reader import SourceReader
+from mdpretrain.labeling.label_folder import LOCK_FILE, LabelFolder
+from mdpretrain.labeling.labeler import Labeler, LabelMaps
+from mdpretrain.labeling.prior_labeler import PriorLabeler, PriorRequest
+from mdpretrain.labeling.requests import LabelRequest
+from mdpretrain.labeling.shard_in_work import ShardInWork
+from mdpretrain.labeling.source_shards import SourceShards
+from mdpretrain.networks.module_config import record_and_build
+from mdpretrain.networks.priors import CheckpointPrior, StoredPrior
 from mdpretrain.tasks.predictor import Predictor
 
-REQUEST = LabelRequest(prompt=None, long_side=64, multiple=16)
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+REQUEST = LabelRequest(prompt=None, long_side=64, multiple=16, whole=True)
+SIDECARS = dataclasses.replace(REQUEST, whole=False)
 
 
 def make_sample(number: int, camera: bool = True, metric: bool = True) -> Sample:
@@ -118,19 +130,19 @@ def test_interrupted_labelling_continues_to_the_same_bytes(
 ) -> None:
     Labeler(student(), REQUEST).label_folder(shards, tmp_path / "whole", quiet=True)
     calls = 0
-    predict = Labeler.predict
+    compute = Labeler.compute
 
-    def interrupted(self: Labeler, group: list) -> dict:
+    def interrupted(self: Labeler, group: list) -> LabelMaps:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return predict(self, group)
+        return compute(self, group)
 
-    monkeypatch.setattr(Labeler, "predict", interrupted)
+    monkeypatch.setattr(Labeler, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Labeler(student(), REQUEST).label_folder(shards, tmp_path / "pieces", quiet=True)
-    assert len(list((tmp_path / "pieces").glob("*.tar"))) < 3
+    assert len(list((tmp_path / "pieces").glob("*.tar"))) < 3 and not list((tmp_path / "pieces").glob("*.tmp-*"))
     result = Labeler(student(), REQUEST).label_folder(shards, tmp_path / "pieces", quiet=True)
     assert result.reused >= 1
     assert digests(tmp_path / "pieces") == digests(tmp_path / "whole")
@@ -160,19 +172,6 @@ def test_prompted_teacher_labels_metric_samples_only(tmp_path: pathlib.Path) -> 
     assert "no metric z-depth" in (tmp_path / "pseudo" / "rejects.jsonl").read_text()
 
 
-def test_quality_has_its_closed_form() -> None:
-    measured = np.full((4, 4), 2.0, dtype=np.float32)
-    valid = np.zeros((4, 4), dtype=bool)
-    valid[:, :2] = True
-    prompt = np.zeros_like(valid)
-    prompt[0, 0] = True
-    figures = label_quality(measured * 1.1, measured, valid, prompt)
-    assert figures == pytest.approx(
-        {"measured_fraction": 0.5, "prompt_fraction": 1 / 16, "abs_rel": 0.1, "log_scale": np.log(1.1)}, rel=1e-5
-    )
-    assert "abs_rel" not in label_quality(measured, measured, prompt, prompt)
-
-
 @pytest.mark.parametrize("tasks", [2, 5])  # 3 shards: two tasks of five have nothing to do
 def test_tasks_of_an_array_write_the_bytes_of_one_call(shards: pathlib.Path, tmp_path: pathlib.Path, tasks: int) -> None:
     Labeler(student(), REQUEST).label_folder(shards, tmp_path / "whole", quiet=True)
@@ -184,11 +183,94 @@ def test_tasks_of_an_array_write_the_bytes_of_one_call(shards: pathlib.Path, tmp
     assert digests(tmp_path / "shared") == digests(tmp_path / "whole")
 
 
-def test_a_task_leaves_the_files_that_another_is_writing(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    (tmp_path / "shared").mkdir()
-    in_work = tmp_path / "shared" / "toy-000002.tar.tmp-1-0"
+HOLDER = """
+import pathlib, sys
+from data_shards.file_locks import LockFile
+lock = LockFile(pathlib.Path(sys.argv[1]))
+assert lock.take(int(sys.argv[2])) is True
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_shard_that_another_process_writes_is_left_to_it(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The lock is the kernel's: it ends with the process, and then what that left behind goes, too."""
+    output = tmp_path / "shared"
+    output.mkdir()
+    in_work = output / "toy-000002.tar.tmp-1-0"
     in_work.write_bytes(b"half a shard")
-    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "shared", quiet=True, task=Task(0, 2))
-    assert in_work.exists()
-    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "shared", quiet=True)  # alone: what is there was left by a killed call
-    assert not in_work.exists()
+    command = [sys.executable, "-c", HOLDER, str(output / LOCK_FILE), "3"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        result = Labeler(student(), SIDECARS).label_folder(shards, output, quiet=True)
+        assert (result.shards, result.missing) == (2, 1) and in_work.exists()
+        assert not (output / "shards.json").exists()
+        other.kill()
+    result = Labeler(student(), SIDECARS).label_folder(shards, output, quiet=True)
+    assert (result.shards, result.missing, result.reused) == (3, 0, 2)
+    assert not list(output.glob("*.tmp-*"))
+
+
+def test_a_shard_that_is_done_is_not_taken_again(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Also where two processes saw it missing: who comes second finds it finished when it has the lock, or when it would publish."""
+    Labeler(student(), SIDECARS).label_folder(shards, tmp_path / "done", quiet=True)
+    before = {path: path.stat().st_ino for path in (tmp_path / "done").glob("*.tar")}
+    labeler = Labeler(student(), SIDECARS)
+    source = SourceShards(shards)
+    with LabelFolder(tmp_path / "done", labeler._arguments(source), source.names) as folder:
+        assert not folder.take(1)
+        late = ShardInWork(folder, 1, source.open(1))  # as on a file system without locks
+        for position in range(5):
+            late.add(position, (source.open(1).keys[position], {"meta.json": source.open(1).meta(position)}))
+        assert late.is_published
+    assert {path: path.stat().st_ino for path in (tmp_path / "done").glob("*.tar")} == before
+    assert not list((tmp_path / "done").glob("*.tmp-*"))
+
+
+def test_sidecars_join_and_hold_what_whole_shards_hold(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    Labeler(student(), REQUEST).label_folder(shards, tmp_path / "whole", quiet=True)
+    result = Labeler(student(), SIDECARS).label_folder(shards, tmp_path / "beside", quiet=True)
+    assert (result.labelled, result.rejected) == (14, 1)
+    reader = SourceReader(MixtureSource(str(shards), sidecars=[str(tmp_path / "beside")]))
+    whole = read(tmp_path / "whole")
+    assert len(reader) == 14 and reader.unlabelled == 1 and reader.keys() == list(whole)
+    for number, (key, expected) in enumerate(whole.items()):
+        found = reader.sample(number)
+        assert found.meta == dataclasses.replace(expected.meta, encodings=found.meta.encodings) and found.meta.key == key
+        assert np.array_equal(found.depth, expected.depth) and found.image_bytes == expected.image_bytes
+        assert found.confidence is not None and np.array_equal(found.confidence, expected.confidence)
+    own = [IndexedShard(path) for path in list_shards(tmp_path / "beside")]
+    assert [shard.keys for shard in own] == [IndexedShard(path).keys for path in list_shards(shards)]
+    entries = [entry for shard in own for entry in shard.index.entries if not entry.is_stand_in]
+    assert all(set(entry.members) == {"depth.pco", "confidence.png", "meta.json"} for entry in entries)
+    for entry in entries:  # the figures of the meta stand in the index, so that a row filters without relabelling
+        assert entry.figures == whole[entry.key].meta.quality and entry.figures["abs_rel"] is not None
+    sharp = sorted(entry.figures["abs_rel"] for entry in entries)[6]
+    chosen = SourceReader(MixtureSource(str(shards), sidecars=[str(tmp_path / "beside")], figures={"abs_rel": (None, sharp)}))
+    assert len(chosen) == 7
+
+
+def test_an_error_in_a_writing_thread_ends_the_call_and_leaves_no_half_shard(
+    shards: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise ValueError("out/toy-000001.tar: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(ShardWriter, "publish", full_disk)
+    with pytest.raises(ValueError, match="No space left on device"):
+        Labeler(student(), SIDECARS, batch_size=1).label_folder(shards, tmp_path / "out", quiet=True)
+    assert not list((tmp_path / "out").glob("*.tmp-*")) and not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_stored_priors_are_found_in_sidecars(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A teacher whose prior is stored sees what a mixture's row would show it, and other priors are other labels."""
+    prior = record_and_build(CheckpointPrior, network=parts.build(parts.PRIOR_NETWORK))
+    PriorLabeler(prior, PriorRequest(64, 16)).label_folder(shards, tmp_path / "priors", quiet=True)
+    teacher = Predictor(parts.build(parts.TEACHER_NETWORK), parts.build(parts.PREPARATION), record_and_build(StoredPrior))
+    labeler = Labeler(teacher, dataclasses.replace(SIDECARS, prompt=PromptOptions((50, 80))))
+    labeler.label_folder(shards, tmp_path / "with", quiet=True, sidecars=[tmp_path / "priors"])
+    labeler.label_folder(shards, tmp_path / "without", quiet=True)
+    readers = [SourceReader(MixtureSource(str(shards), sidecars=[str(tmp_path / name)])) for name in ("with", "without")]
+    assert not np.allclose(readers[0].sample(0).depth[6:], readers[1].sample(0).depth[6:], rtol=1e-2)
+    with pytest.raises(ValueError, match="holds labels with another sidecars_sha256"):
+        labeler.label_folder(shards, tmp_path / "without", quiet=True, sidecars=[tmp_path / "priors"])

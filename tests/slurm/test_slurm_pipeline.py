@@ -105,7 +105,7 @@ def write_pipeline(kept: pathlib.Path) -> pathlib.Path:
     for name in ("prior", "teacher", "student"):
         stages[name] |= {"fit": [str(kept / f"{name}.yaml")], "options": []}
     stages["student"] |= {"nodes": 2, "fit": [str(kept / "student.yaml"), "recipes/engine/ddp.yaml"]}
-    stages["student"]["options"] = ["--data.train", "[{path: {folder}/pseudo}]"]
+    stages["student"]["options"] = ["--data.train", "[{path: {folder}/train, sidecars: [{folder}/pseudo], name: pseudo}]"]
     return pathlib.Path(write_recipe(kept / "pipeline.yaml", content))
 
 
@@ -133,7 +133,12 @@ def test_whole_pipeline(
         code, text = audit(folder / name, capfd)
         assert code == 0 and f"PROVEN: steps 0 to 3 in 1 starts on {ranks} processes: 16 samples" in text, text
     arguments = ["--config", str(kept / "student.yaml"), "--config", str(repository / "recipes/engine/ddp.yaml"), "--trainer.devices", "2"]
-    arguments += ["--data.train", f"[{{path: {folder / 'pseudo'}}}]", "--run_dir", str(tmp_path / "alone")]
+    arguments += [
+        "--data.train",
+        f"[{{path: {folder / 'train'}, sidecars: [{folder / 'pseudo'}], name: pseudo}}]",
+        "--run_dir",
+        str(tmp_path / "alone"),
+    ]
     assert run(["fit", *arguments], ranks=2) == [0, 0]
     assert losses(folder / "student") == losses(tmp_path / "alone")
 

@@ -179,20 +179,18 @@ def test_canonical_heads_start_near_a_typical_scene(activation):
         assert 0.2 < values.mean() < 0.45
 
 
+def test_the_releases_zeroed_bias_is_a_start_of_relu_alone():
+    assert built(TINY_STUDENT, positive_activation="relu", initial_canonical=0.0).head.output[-1].bias.item() == 0
+    with pytest.raises(ValueError, match=r"cannot start at 0\.0 with the activation 'softplus'"):
+        built(TINY_STUDENT, initial_canonical=0.0)
+
+
 def test_positive_activations_are_what_they_say():
     raw = torch.tensor([-2.0, 0.0, 1.5])
     torch.testing.assert_close(positive(raw, "softplus"), torch.log1p(raw.exp()))
     torch.testing.assert_close(positive(raw, "exp"), raw.exp())
     torch.testing.assert_close(positive(raw, "relu"), torch.tensor([0.0, 0.0, 1.5]))
     assert positive(torch.tensor([1e4]), "exp").isfinite().all()
-
-
-def test_deep_to_deep_reverses_the_levels_and_nothing_else():
-    deep, pro = built(TINY_STUDENT), built(TINY_STUDENT, deep_to_deep=False)
-    assert deep.level_sources == [3, 2, 1, 0, 3] and pro.level_sources == [0, 1, 2, 3, 3]
-    assert {k: v.shape for k, v in deep.state_dict().items()} == {k: v.shape for k, v in pro.state_dict().items()}
-    pro.load_state_dict(deep.state_dict())
-    assert not torch.equal(deep.eval()(made_batch()).values, pro.eval()(made_batch()).values)
 
 
 def test_a_convolutional_pyramid_serves_the_teacher():

@@ -7,9 +7,11 @@ import pathlib
 import pytest
 import torch
 import yaml
+from depth_pro_names import chained
 from network_parts import TINY_STUDENT, TINY_TEACHER, built, made_batch
 
 from mdpretrain.networks.decoders.dpt import default_scales, level_order
+from mdpretrain.networks.decoders.reassembly import ReassembleByDoublings
 from mdpretrain.networks.encoders.multi_scale_patches import MultiScalePatchEncoder, merge, split
 from mdpretrain.networks.encoders.timm_encoder import TimmEncoder
 from mdpretrain.networks.module_config import build_module, module_config
@@ -95,14 +97,91 @@ def test_teacher_and_student_over_the_crops_train_every_parameter(config, change
     rebuilt.load_state_dict(network.state_dict())
 
 
-def test_the_published_network_has_the_published_size(repository: pathlib.Path):
-    """Student-DepthMap has 876.66 M parameters; ours has one transposed convolution for its chain of them, and 1x1 biases: within 0.2 %."""
-    recipe = yaml.safe_load((repository / "recipes/metric_anything/student_depthmap_vith_1536.yaml").read_text())
+@pytest.mark.parametrize(("encoder", "finest"), [(ENCODER, 4), (TINY_STUDENT["init_args"]["encoder"], 4)])
+@pytest.mark.parametrize("reassembly", ["dpt", "doublings"])
+def test_deep_to_deep_is_an_order_of_levels_and_nothing_else(encoder, finest, reassembly):
+    """Over the crops and over one ViT: the same weights, and either network in the other's order is the other."""
+    scales = None if reassembly == "dpt" or encoder is ENCODER else [8.0, 4.0, 2.0, 1.0, 1.0]
+    deep, pro = (built(TINY_STUDENT, encoder=encoder, deep_to_deep=d, reassembly=reassembly, scales=scales).eval() for d in (True, False))
+    assert deep.level_sources[:finest] == list(reversed(pro.level_sources[:finest]))
+    assert deep.level_sources[finest:] == pro.level_sources[finest:]
+    assert {k: v.shape for k, v in deep.state_dict().items()} == {k: v.shape for k, v in pro.state_dict().items()}
+    pro.load_state_dict(deep.state_dict())
+    batch = made_batch(48, 64)
+    with torch.no_grad():
+        expected = deep(batch).values
+        assert not torch.equal(pro(batch).values, expected)
+        pro.level_sources = deep.level_sources
+        assert torch.equal(pro(batch).values, expected)
+
+
+def test_the_published_geometry_at_1536_pixels():
+    """35 crops of 384, 24 x 24 tokens each, maps of 96, 48 and 24, levels up to 768, depth at 1536: as released but for widths."""
+    args = {"embed_dim": 16, "depth": 5, "num_heads": 2, "patch_size": 16}
+    encoder = {**ENCODER, "init_args": {"model_name": NAME, "layers": [0, 1, 2, 3, 4], "crop_px": 384, "model_args": args}}
+    widths = {"features": 8, "out_channels": [4, 5, 5, 5, 5, 6, 7], "head_channels": 2, "head_layers": 4}
+    network = built(
+        TINY_STUDENT, encoder=encoder, reassembly="doublings", upsampling="transposed", positive_activation="relu", **widths
+    ).eval()
+    levels: list[tuple[int, ...]] = []
+    for level in network.decoder.reassemble:
+        level.register_forward_hook(lambda module, inputs, output: levels.append(tuple(output.shape[1:])))
+    crops: list[int] = []
+    network.encoder.backbone.patch_embed.register_forward_hook(lambda module, inputs, output: crops.append(len(inputs[0])))
+    with torch.no_grad():
+        values = network(made_batch(1536, 1536, batch=1)).values
+    assert crops == [35] and values.shape == (1, 1, 1536, 1536) and values.isfinite().all() and values.std() > 0
+    assert levels == [(8, side, side) for side in (768, 384, 384, 384, 192, 96, 48)]
+
+
+def test_the_published_network_runs_on_the_meta_device(repository: pathlib.Path):
+    """Its 876.66 M parameters are counted in test_student_release.py; the teacher's are the same but for key biases and the fusion's."""
+    recipes = {name: repository / f"recipes/metric_anything/{name}_vith_1536.yaml" for name in ("student_depthmap", "teacher")}
+    student, teacher = (yaml.safe_load(path.read_text())["model"]["init_args"]["network"] for path in recipes.values())
     with torch.device("meta"):
-        network = build_module(recipe["model"]["init_args"]["network"])
-        assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(876.66e6, rel=0.002)
+        network, prompted = build_module(student), build_module(teacher)
         features = network.encoder(torch.rand(1, 3, 1536, 1536))
     assert [tuple(feature.shape[1:]) for feature in features] == [(1280, 96, 96)] * 5 + [(1280, 48, 48), (1280, 24, 24)]
+    of_student = {k: v.shape for k, v in network.state_dict().items() if not k.endswith(("k_bias", "mask_token", "periods"))}
+    of_teacher = {k.replace("direct_head", "head"): v.shape for k, v in prompted.state_dict().items() if ".prompt_fusion." not in k}
+    assert of_student == of_teacher
+
+
+def test_reassembly_by_doublings_is_linear_and_refuses_what_it_cannot_double():
+    """Without bias but at the coarsest level; equal to one transposed convolution by the whole factor."""
+    torch.manual_seed(0)
+    level = ReassembleByDoublings(6, 5, 4, 8.0, second_way=False)
+    assert [name for name, _ in level.named_parameters() if "bias" in name] == []
+    feature = torch.randn(1, 6, 3, 4)
+    whole = chained([doubling.weight for doubling in level.resize])
+    expected = level.smooth(torch.nn.functional.conv_transpose2d(level.project(feature), whole, stride=8))
+    torch.testing.assert_close(level(feature), expected, rtol=1e-4, atol=1e-5)
+    coarsest = ReassembleByDoublings(6, 5, 4, 2.0, second_way=True)
+    assert sorted(name for name, _ in coarsest.named_parameters() if "bias" in name) == ["join.bias", "second_way.bias"]
+    with pytest.raises(ValueError, match=r"decoder scale 0\.5 is not 1 or a power of two, as doublings need"):
+        built(TINY_STUDENT, reassembly="doublings")
+
+
+def test_tensors_of_dinov3s_release_change_no_output_and_are_never_trained():
+    strong = {**ARGS, "init_values": None}  # DINOv3's layer scales of 1e-5 would hide what rotates attention
+    plain, kept = (TimmEncoder(NAME, [1, 3], strong, dinov3_release=release).eval() for release in (False, True))
+    missing = kept.load_state_dict(plain.state_dict(), strict=False)
+    further = ["backbone.mask_token", "backbone.rope.periods", *(f"backbone.blocks.{block}.attn.k_bias" for block in range(4))]
+    assert sorted(missing.missing_keys) == sorted(further) and not missing.unexpected_keys
+    image = torch.rand(1, 3, 24, 32)
+    for ours, theirs in zip(kept(image), plain(image), strict=True):
+        assert torch.equal(ours, theirs)
+    kept.requires_grad_(True)  # as of a control copy
+    assert {name for name, parameter in kept.named_parameters() if not parameter.requires_grad} == set(further) - {"backbone.rope.periods"}
+    rounded = {**kept.state_dict(), "backbone.rope.periods": kept.backbone.rope.periods * 1.001}
+    kept.load_state_dict(rounded)
+    assert not torch.equal(kept(image)[0], plain(image)[0])  # the stored periods are those that are used
+    kept.bfloat16()
+    assert torch.equal(kept.backbone.rope.periods, rounded["backbone.rope.periods"]) and kept.backbone.rope.periods.dtype == torch.float32
+    assert "backbone.rope.periods" in kept.state_dict()
+    for name, args in ((NAME.removesuffix("_qkvb").replace("tiny", "small"), ARGS), ("vit_small_patch14_dinov2", {**ARGS, "img_size": 56})):
+        with pytest.raises(ValueError, match="dinov3_release is for timm's DINOv3 with biases"):
+            TimmEncoder(name, [1, 3], args, dinov3_release=True)
 
 
 def test_what_cannot_be_merged_is_refused():

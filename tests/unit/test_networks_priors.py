@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from network_parts import TINY_ANY_DEPTH, TINY_TEACHER, built, made_batch
 from test_networks_loading import saved
-from transformers_models import tiny_backbone, tiny_depth_anything
+from transformers_models import tiny_backbone, tiny_depth_anything, tiny_depth_pro
 
 from mdpretrain.networks.module_config import build_module, module_config
 from mdpretrain.networks.priors import CheckpointPrior, StoredPrior, prediction_to_inverse_depth
@@ -128,8 +128,8 @@ def test_depth_anything_v1s_files_say_nothing_of_metres_and_mean_inverse_depth(t
     }
     (tmp_path / "v1" / "preprocessor_config.json").write_text(json.dumps(published))
     prior = build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "v1")}})
-    assert (prior.predicted, prior.short_side, prior.multiple, prior.fixed_size) == ("inverse_depth", 518, 14, None)
-    assert prior._input_size(480, 640) == (518, 686) and prior._input_size(518, 518) == (518, 518)
+    assert (prior.predicted, prior.input.short_side, prior.input.multiple, prior.input.fixed_size) == ("inverse_depth", 518, 14, None)
+    assert prior.input._size(480, 640) == (518, 686) and prior.input._size(518, 518) == (518, 518)
     smaller = build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "v1"), "short_side": 42}})
     assert smaller(made_batch(48, 64)).isfinite().all()
 
@@ -138,23 +138,10 @@ def test_depth_pros_raw_output_is_already_inverse(tmp_path):
     """Its own post-processing is the oracle: depth = 1 / raw (up to the camera's factor, which an affine prior does not need)."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    vit = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
-    config = transformers.DepthProConfig(
-        fusion_hidden_size=8,
-        patch_size=16,
-        intermediate_hook_ids=[1, 0],
-        intermediate_feature_dims=[8, 8],
-        scaled_images_feature_dims=[8, 8, 8],
-        merge_padding_value=1,
-        image_model_config={**vit},
-        patch_model_config={**vit},
-        fov_model_config={**vit},
-        use_fov_model=False,
-    )
-    model = transformers.DepthProForDepthEstimation(config).eval()
+    model = tiny_depth_pro(transformers, fov=False)
     model.save_pretrained(tmp_path / "depth_pro")
     prior = build_module({"class_path": TRANSFORMERS_PRIOR, "init_args": {"path": str(tmp_path / "depth_pro")}})
-    assert prior.fixed_size == 64 and prior.predicted == "inverse_depth"
+    assert prior.input.fixed_size == 64 and prior.predicted == "inverse_depth"
     batch = made_batch(64, 64)
     with torch.no_grad():
         output = model(pixel_values=(batch.image - 0.5) / 0.5)

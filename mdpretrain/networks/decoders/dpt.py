@@ -7,30 +7,19 @@ caller's choice, so one decoder serves Depth Pro's order, Deep-to-Deep skips and
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mdpretrain.networks.decoders.reassembly import Reassembly, reassemble_levels
 from mdpretrain.networks.full_precision import FullPrecisionConvolution
 from mdpretrain.networks.prompt_fusion import PromptResize
 from mdpretrain.networks.prompt_fusion_kinds import PromptFusionKind, level_fusion
 
 Upsampling = Literal["bilinear", "transposed"]
-
-
-class Reassemble(nn.Module):
-    """One encoder feature -> one decoder level: 1x1 projection, resize by ``scale``, 3x3 without bias to ``features``."""
-
-    def __init__(self, in_channels: int, out_channels: int, features: int, scale: float) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(in_channels, out_channels, 1)
-        self.resize = _resize_layer(out_channels, scale)
-        self.smooth = nn.Conv2d(out_channels, features, 3, padding=1, bias=False)
-
-    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B F h2 w2"]:
-        return self.smooth(self.resize(self.project(feature)))
 
 
 class ResidualConvolutionUnit(nn.Module):
@@ -106,6 +95,7 @@ class DPTDecoder(nn.Module):
         prompt_fusion: PromptFusionKind = "add",
         prompt_width: int | None = None,
         doubling: list[bool] | None = None,
+        reassembly: Reassembly = "dpt",
     ) -> None:
         super().__init__()
         self.output_scale = output_scale
@@ -116,9 +106,7 @@ class DPTDecoder(nn.Module):
                 "give one of each per level, fine to coarse"
             )
         self.features = features
-        self.reassemble = nn.ModuleList(
-            Reassemble(channels, width, features, scale) for channels, width, scale in zip(in_channels, out_channels, scales, strict=True)
-        )
+        self.reassemble = reassemble_levels(reassembly, in_channels, out_channels, features, scales)
         coarsest = len(in_channels) - 1
         self.fusion = nn.ModuleList(
             FusionBlock(
@@ -151,7 +139,7 @@ class DPTDecoder(nn.Module):
 
 
 class DPTHead(nn.Module):
-    """3x3 to half the width, resize to the full (padded) image, 3x3 + ReLU (and more of them), 1x1 to one channel; no activation.
+    """3x3 to half the width, resize to the full (padded) image, 3x3 + ReLU (and more of them), 1x1 to one channel.
 
     Args:
         features, head_channels: width of the decoder, and of the convolutions at full resolution.
@@ -179,11 +167,18 @@ class DPTHead(nn.Module):
             nn.Conv2d(half, head_channels, 3, padding=1), nn.ReLU(), *extra, FullPrecisionConvolution(head_channels, 1, 1)
         )
 
-    def forward(self, x: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B 1 H W"]:
+    def forward(
+        self, x: Float[Tensor, "B C h w"], size: tuple[int, int], activation: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "B 1 H W"]:
+        """``activation`` of the last convolution's output; "transposed" resizes what it makes, as both releases do."""
         x = self.reduce(x)
         if self.upsample is None:
-            return self.output(F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners))
-        values = self.output(self.upsample(x))
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+        else:
+            x = self.upsample(x)
+        values = self.output(x)
+        if activation is not None:
+            values = activation(values)
         return values if values.shape[-2:] == size else F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
@@ -233,14 +228,3 @@ def doubled_levels(strides: list[int], scales: list[float], output_scale: int) -
             f"upsampling 'transposed' doubles a level or leaves it, and one is followed by {wrong:g} times its grid: set scales"
         )
     return [factor == 2.0 for factor in factors]
-
-
-def _resize_layer(channels: int, scale: float) -> nn.Module:
-    if scale == 1:
-        return nn.Identity()
-    if scale == 0.5:
-        return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-    factor = int(scale)
-    if factor != scale or factor < 2 or factor & (factor - 1):
-        raise ValueError(f"decoder scale {scale} is not 0.5, 1 or a power of two")
-    return nn.ConvTranspose2d(channels, channels, factor, stride=factor)

@@ -36,7 +36,7 @@ class MultiScalePatchEncoder(TimmEncoder):
     the coarsest map.
 
     Args:
-        model_name, model_args, weights, frozen, gradient_checkpointing: see TimmEncoder; a ViT.
+        model_name, model_args, weights, frozen, gradient_checkpointing, dinov3_release: see TimmEncoder; a ViT.
         layers: hooked blocks, ascending; the last one's output is normalised and serves all three scales.
         crop_px: side of a crop; every image is resized to ``4 * crop_px`` squared (its aspect is not kept, as published).
         image_encoder: a second encoder of the whole image at ``crop_px``; null: none.
@@ -55,8 +55,11 @@ class MultiScalePatchEncoder(TimmEncoder):
         frozen: bool = False,
         gradient_checkpointing: bool = False,
         image_encoder: TimmEncoder | None = None,
+        dinov3_release: bool = False,
     ) -> None:
-        super().__init__(model_name, layers, model_args, weights, frozen, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(
+            model_name, layers, model_args, weights, frozen, gradient_checkpointing=gradient_checkpointing, dinov3_release=dinov3_release
+        )
         patch = self.stride
         if len(set(self.strides)) != 1 or not self._has_prefix:
             raise ValueError(f"crops of several scales are merged token by token, which {model_name!r} does not allow: use a ViT")

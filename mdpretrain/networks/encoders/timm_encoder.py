@@ -24,6 +24,7 @@ from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mdpretrain.networks.encoders.dinov3_release import WITHOUT_EFFECT, keep_released_tensors
 from mdpretrain.networks.encoders.local_weights import load_local_weights
 from mdpretrain.networks.encoders.padding import Padding, PaddingSide
 
@@ -67,13 +68,15 @@ class TimmEncoder(nn.Module):
             Pro works at one size; null: the image's own size. Predictions still come at the image's size.
         position_resize: how learned position embeddings meet another grid: "antialiased" as timm does, or plain "bicubic" as DINOv2
             and Depth Anything do. At the embeddings' own grid there is no difference; weights trained one way want that way.
+        dinov3_release: keep the tensors of DINOv3's release that timm leaves out (see ``dinov3_release``); for released checkpoints.
 
     Attributes:
         channels, strides: per hooked feature. ``stride`` is the coarsest, to a multiple of which images are padded.
 
     Raises:
         ValueError: unknown model, layers or arguments; weights that are missing or of another network; an input size off the stride;
-            "bicubic" for a model without learned position embeddings, or that adds them in another way than timm's VisionTransformer.
+            "bicubic" for a model without learned position embeddings, or that adds them in another way than timm's VisionTransformer;
+            ``dinov3_release`` for another model than timm's DINOv3 with biases.
     """
 
     mean: Tensor
@@ -91,6 +94,7 @@ class TimmEncoder(nn.Module):
         gradient_checkpointing: bool = False,
         input_size: tuple[int, int] | None = None,
         position_resize: PositionResize = "antialiased",
+        dinov3_release: bool = False,
     ) -> None:
         super().__init__()
         self.model_name, self.layers, self.frozen, self.final_norm, self.padding = model_name, list(layers), frozen, final_norm, padding
@@ -108,6 +112,8 @@ class TimmEncoder(nn.Module):
         self._has_prefix = getattr(backbone, "num_prefix_tokens", 0) > 0
         self.has_class_token: bool = getattr(backbone, "cls_token", None) is not None
         backbone.prune_intermediate_layers(self.layers, prune_norm=not final_norm, prune_head=True)
+        if dinov3_release:
+            keep_released_tensors(backbone, model_name)
         if gradient_checkpointing:
             backbone.set_grad_checkpointing(True)
         if position_resize == "bicubic":
@@ -151,6 +157,14 @@ class TimmEncoder(nn.Module):
         """A frozen encoder stays in evaluation mode (dropout, stochastic depth and batch statistics stay off)."""
         return super().train(mode and not self.frozen)
 
+    def requires_grad_(self, requires_grad: bool = True) -> TimmEncoder:
+        """What has no effect (see ``dinov3_release``) never asks for a gradient, which it would not get."""
+        super().requires_grad_(requires_grad)
+        for name, parameter in self.named_parameters():
+            if name.endswith(WITHOUT_EFFECT):
+                parameter.requires_grad_(False)
+        return self
+
     def layer_ids(self) -> dict[str, int]:
         """Each parameter's layer, by timm's count: 0 the patch embedding and what is added to it, then the blocks with the last norm."""
         return {
@@ -173,7 +187,7 @@ def _add_positions(backbone: Any, patches: Float[Tensor, "B h w C"]) -> Float[Te
     grid = backbone.patch_embed.grid_size
     positions = resample_abs_pos_embed(backbone.pos_embed, [rows, columns], grid, num_prefix_tokens=own, antialias=False)
     tokens = patches.flatten(1, 2) + positions[:, own:]
-    prefix = [token.expand(len(tokens), -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
+    prefix = [token.expand(tokens.shape[0], -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
     if prefix:
         first = torch.cat(prefix, dim=1)
         tokens = torch.cat([first + positions[:, :own] if own else first, tokens], dim=1)
