@@ -44,7 +44,12 @@ def write_labels(originals: Path, folder: Path, figures: Mapping[str, Figures], 
             label = label_of(entry.key, entry.source, figures[entry.key])
             written.append(label if whole else (entry.key, sidecar_members(label, ["depth", "confidence"])))
         write_shard(folder / path.name, written)
-    record = {"teacher": "fedcba98", "fingerprint": "0123", "request": {"seed": 0, "prompt": {"count": [5, 9]}}, "complete": True}
+    record = {
+        "teacher": "fedcba98",
+        "fingerprint": "0123",
+        "request": {"seed": 0, "prompt": {"count": [5, 9], "lidar": {"lines": [4, 64]}}},
+        "complete": True,
+    }
     (folder / "dataset.json").write_text(json.dumps(record | {"shards": [path.name for path in list_shards(originals)]}))
     (folder / "rejects.jsonl").write_text("".join(json.dumps(reject) + "\n" for reject in rejects))
     write_table(folder)
