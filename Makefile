@@ -8,12 +8,13 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: demo rendered-teacher test test-quick test-slurm lint format typecheck clean help
+.PHONY: demo rendered-teacher distillation test test-quick test-slurm lint format typecheck clean help
 
 help:
 	@echo "make demo        render, build shards, train prior, teacher and student, evaluate: runs/demo/report/index.html"
 	@echo "make demo DATA=folder   the same on your own frames (docs/sources.md says how to lay them out)"
 	@echo "make rendered-teacher DATA=folder   a prompted teacher from rendered scenes alone, measured on your frames: runs/rendered_teacher/report"
+	@echo "make distillation   a student of a teacher's labels against one of the raw, noisy depth: runs/distillation/report (DATA=folder: on your frames too)"
 	@echo "make test        every test but those of SLURM;  make test-quick  those that take seconds"
 	@echo "make test-slurm  on a real SLURM cluster that it starts on this machine (root; else they skip)"
 	@echo "make lint | format | typecheck | clean"
@@ -39,6 +40,9 @@ demo: $(VENV)/.ready
 
 rendered-teacher: $(VENV)/.ready
 	@PATH="$(abspath $(BIN)):$$PATH" bash launch/rendered_teacher.sh "$(DATA)"
+
+distillation: $(VENV)/.ready
+	@PATH="$(abspath $(BIN)):$$PATH" DATA="$(DATA)" bash launch/distillation.sh
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/slurm $(PYTEST_ARGS)

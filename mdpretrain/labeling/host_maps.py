@@ -27,7 +27,7 @@ class HostMaps:
             copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             copies[name].copy_(tensor, non_blocking=True)
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(next(tensor.device for tensor in tensors.values() if tensor.is_cuda)))
         return cls(copies, event)
 
     def image(self, index: int) -> dict[str, np.ndarray]:

@@ -38,9 +38,8 @@ def prompt_variants(row: Row, names: Sequence[str], drawer: PromptDrawer, interp
     variants = {}
     for name in names:
         if name in chosen:
-            mask = np.zeros(row.prompt_mask.size, bool)
-            mask[chosen[name]] = True
-            mask = mask.reshape(row.prompt_mask.shape)
+            mask = np.zeros(row.prompt_mask.shape, bool)
+            mask.flat[chosen[name]] = True
             depth_m = np.where(mask, row.prompt_depth_m, np.float32(0))
         else:
             number = int(name.removeprefix("prompt_"))

@@ -6,8 +6,10 @@ import json
 import pathlib
 
 import pytest
+import torch
 from test_labeling import make_sample
 from test_prior_labels import save
+from transformers_models import tiny_depth_anything, tiny_depth_pro
 
 import tests.training_parts as parts
 from data_shards.mixture import MixtureSource
@@ -80,3 +82,29 @@ def test_options_that_do_not_go_together_are_sentences(road: list[str], capsys: 
     ):
         assert main(["label", *road, *options]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_folders_of_transformers_are_teachers(road: list[str], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command; a relative model is refused, and Depth Pro's own focal length stands in for an unknown camera if asked."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    pro = tiny_depth_pro(transformers)
+    torch.nn.init.constant_(pro.head.layers[-2].weight, 0.01)
+    torch.nn.init.constant_(pro.head.layers[-2].bias, 0.5)
+    models = {"metric": tiny_depth_anything(transformers, "metric"), "relative": tiny_depth_anything(transformers), "pro": pro}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 42, "width": 42}}))
+    write_shard(tmp_path / "shards" / "toy-000000.tar", [make_sample(number, camera=number != 2) for number in range(4)])
+
+    def label(name: str, *options: str) -> int:
+        output = ["--output", str(tmp_path / f"labels_{name}"), "--long-side", "56", "--quiet", *options]
+        return main(["label", *road, "--checkpoint", str(tmp_path / name), *output])
+
+    assert label("metric") == 0 and "4 pseudo-labels" in capsys.readouterr().out
+    assert label("relative") == 2 and "affine_invariant depth, which has no metres" in capsys.readouterr().err
+    assert label("pro", "--unknown-camera", "estimate") == 0
+    reader = SourceReader(MixtureSource(str(tmp_path / "shards"), sidecars=[str(tmp_path / "labels_pro")]))
+    sample = reader.sample(2)
+    assert len(reader) == 4 and sample.meta.camera is None and sample.meta.metric and sample.meta.quality is not None
+    assert (sample.meta.quality["estimated_f_px_per_width"] or 0) > 0

@@ -266,4 +266,6 @@ def test_what_is_written_for_a_fixed_request_is_what_this_version_says(tmp_path:
     assert found.meta.quality is not None and found.confidence is not None
     figures = {name: found.meta.quality[name] for name in ("abs_rel", "prompt_disagreement", "consistency")}
     assert found.depth.shape == (32, 48)
-    print(float(found.depth.mean()), float(found.depth[3, 5]), float(found.confidence.mean()), figures)
+    assert found.depth.mean() == pytest.approx(3.08703, rel=1e-3) and found.depth[3, 5] == pytest.approx(1.79819, rel=1e-3)
+    assert found.confidence.mean() == pytest.approx(0.72445, abs=0.01)
+    assert figures == pytest.approx({"abs_rel": 0.46551, "prompt_disagreement": 0.04180, "consistency": 0.97982}, abs=2e-3)
