@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from data_shards.build_tasks import Task, array_task
+from mdpretrain.data.freed_memory import keep_freed_memory
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.labeling.label_folder import LabelResult
 from mdpretrain.labeling.label_options import parse_label_options
@@ -25,6 +26,7 @@ from mdpretrain.tasks.predictor import Predictor, load_predictor
 
 def label_command(argv: list[str]) -> int:
     """``mdpretrain label --checkpoint RUN --shards FOLDER --output FOLDER [--prompt-count LOW HIGH | --as prior] ...``."""
+    keep_freed_memory()  # figures and codecs work on maps of a megabyte
     options = parse_label_options(argv)
     task = array_task(options.task_id, options.num_tasks, os.environ)
     labeler: ShardLabeler

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 import numpy as np
 
 TOLERANCE = 0.05  # of log depth: 5 %, twice the error of a good prompted teacher away from contours
-NOTHING = 1e6  # stands for the log depth of pixels without one: farther from every depth than any two depths are apart
 NEIGHBOURS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 
 
@@ -35,17 +34,16 @@ def log_depth(depth_m: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def disagreement(log_a: np.ndarray, log_b: np.ndarray) -> np.ndarray:
     """d of the formula above, float32 (H, W) from two maps of log depth; NaN where either has no value."""
     height, width = log_a.shape
-    a = np.nan_to_num(log_a, nan=NOTHING)
-    b = np.full((height + 2, width + 2), -NOTHING, np.float32)
-    b[1:-1, 1:-1] = np.nan_to_num(log_b, nan=-NOTHING)
-    of_a, of_b = np.full_like(a, np.inf), np.full_like(b, np.inf)
-    difference = np.empty_like(a)
+    b = np.full((height + 2, width + 2), np.nan, np.float32)
+    b[1:-1, 1:-1] = log_b
+    of_a, of_b = np.full_like(log_a, np.inf), np.full_like(b, np.inf)
+    difference = np.empty_like(log_a)
     for down, right in NEIGHBOURS:
         window = (slice(1 + down, 1 + down + height), slice(1 + right, 1 + right + width))
-        np.subtract(b[window], a, out=difference)  # log b(p + step) - log a(p): of p's value in b, and of (p + step)'s value in a
+        np.subtract(b[window], log_a, out=difference)  # log b(p + step) - log a(p): of p's value in b, and of (p + step)'s value in a
         np.abs(difference, out=difference)
-        np.minimum(of_a, difference, out=of_a)
-        np.minimum(of_b[window], difference, out=of_b[window])
+        np.fmin(of_a, difference, out=of_a)  # fmin: a neighbour without a value is none
+        np.fmin(of_b[window], difference, out=of_b[window])
     result = np.maximum(of_a, of_b[1:-1, 1:-1])
     result[np.isnan(log_a) | np.isnan(log_b)] = np.nan
     return result

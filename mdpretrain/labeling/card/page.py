@@ -22,6 +22,7 @@ HERE = pathlib.Path(__file__).parent
 REASONS_SHOWN = 20
 JPEG_QUALITY = 85
 CAPTION_FIGURES = ("consistency", "abs_rel_aligned", "log_scale", "boundary_sharpness", "near_m", "far_m")
+DEEP = 3  # dots in the name of a value that is folded away: request.prompt.lidar.lines
 LONG_LISTS = ("shards",)  # of dataset.json, which the card counts
 
 
@@ -44,7 +45,7 @@ def card_html(content: CardContent) -> str:
         title=escape(f"Labels in {table.folder}"),
         style=page.style(),
         links="".join(f'<a href="#source-{number}">{escape(source)}</a>' for number, source in enumerate(table.sources)),
-        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(table)),
+        facts=_facts_section(facts(table)),
         rejects=_rejects_section(table),
         kept=_kept_section(table, content.thresholds),
         sources="".join(_source_section(content, number, source) for number, source in enumerate(table.sources)),
@@ -54,6 +55,13 @@ def card_html(content: CardContent) -> str:
             for name, record in FIGURES.items()
         ),
     )
+
+
+def _facts_section(pairs: Sequence[tuple[str, str]]) -> str:
+    """What lies deep in the request, such as the options of every sensor, is folded away."""
+    items = [(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>", name.count(".") >= DEEP) for name, value in pairs]
+    shown, folded = ("".join(item for item, deep in items if deep is wanted) for wanted in (False, True))
+    return f"<dl>{shown}</dl>" + (f"<details><summary>the prompt's options</summary><dl>{folded}</dl></details>" if folded else "")
 
 
 def facts(table: LabelTable) -> list[tuple[str, str]]:

@@ -94,8 +94,8 @@ class LabelReader:
         if absent := next((path.name for path in table.shards if path.name not in self._paths), None):
             raise ValueError(f"{originals}: has no {absent}, which {table.folder} holds labels of; name the folder that was labelled")
 
-    def read(self, row: int) -> ShownLabel:
-        """One label.
+    def read(self, row: int, longer_side_px: int = PANEL_PX) -> ShownLabel:
+        """One label, at most ``longer_side_px`` wide and high, and never larger than it is.
 
         Raises:
             ValueError: a damaged sample, or the shard has no sample of its key.
@@ -108,7 +108,7 @@ class LabelReader:
         sample = members_to_sample(key, theirs, fields=())
         has_image = any(suffix.startswith("image.") for suffix in members)
         label = members_to_sample(key, members if has_image else join_members(key, theirs, members), fields=("confidence",))
-        return _shown(row, sample, label)
+        return _shown(row, sample, label, longer_side_px)
 
 
 def _members(path: ShardPath, position: int | None, key: str) -> dict[str, bytes]:
@@ -124,9 +124,9 @@ def _members(path: ShardPath, position: int | None, key: str) -> dict[str, bytes
         shard.close()
 
 
-def _shown(row: int, sample: Sample, label: Sample) -> ShownLabel:
+def _shown(row: int, sample: Sample, label: Sample, longer_side_px: int) -> ShownLabel:
     width, height = sample.meta.image_size
-    scale = min(1.0, PANEL_PX / max(label.depth.shape))
+    scale = min(1.0, longer_side_px / max(label.depth.shape))
     shape = (max(1, round(scale * label.depth.shape[0])), max(1, round(scale * label.depth.shape[1])))
     view = View(0, 0, width, height, *shape)
     source_depth, label_depth = (sample_depth(_z_depth(one), view, one.meta.image_size) for one in (sample, label))
