@@ -18,14 +18,23 @@ from mdpretrain.export.reading import checked_output, read_content, write_checkp
 from mdpretrain.networks.encoders.local_weights import first_difference
 from mdpretrain.networks.module_config import build_module
 
-_BACKBONES = {"dinov2_vits14": "vit_small_patch14_dinov2", "dinov2_vitb14": "vit_base_patch14_dinov2", "dinov2_vitl14": "vit_large_patch14_dinov2"}
+_BACKBONES = {
+    "dinov2_vits14": "vit_small_patch14_dinov2",
+    "dinov2_vitb14": "vit_base_patch14_dinov2",
+    "dinov2_vitl14": "vit_large_patch14_dinov2",
+}
 _SIZES = {"dinov2_vits14": (384, 12), "dinov2_vitb14": (768, 12), "dinov2_vitl14": (1024, 24)}  # channels and blocks
 _HEAD_CHANNELS = 64  # of an attention head, in every DINOv2
 _UNUSED = ("encoder.image_mean", "encoder.image_std", "encoder.backbone.mask_token")
 _NEEDED = ("encoder", "neck", "points_head", "mask_head", "scale_head")
 # what stands in a stack's config beside its widths, and the one value of it that our stacks have
 _STACK = {"dim_times_res_block_hidden": 1, "res_block_in_norm": "none", "res_block_hidden_norm": "none", "activation": "relu"}
-_STACK_DEFAULTS = {"dim_times_res_block_hidden": 1, "res_block_in_norm": "layer_norm", "res_block_hidden_norm": "group_norm", "activation": "relu"}
+_STACK_DEFAULTS = {
+    "dim_times_res_block_hidden": 1,
+    "res_block_in_norm": "layer_norm",
+    "res_block_hidden_norm": "group_norm",
+    "activation": "relu",
+}
 
 
 def import_point_map(source: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
@@ -121,7 +130,9 @@ def _check_stack(part: str, stack: Mapping[str, Any], widths: Sequence[int], sou
         raise ValueError(f"{source}: {part} doubles by {resamplers}, and PointMapStudent's stacks by {own}")
     for name, value in _STACK.items():
         if stack.get(name, _STACK_DEFAULTS[name]) != value:
-            raise ValueError(f"{source}: {part} has {name} {stack.get(name, _STACK_DEFAULTS[name])!r}; PointMapStudent's stacks have {value!r}")
+            raise ValueError(
+                f"{source}: {part} has {name} {stack.get(name, _STACK_DEFAULTS[name])!r}; PointMapStudent's stacks have {value!r}"
+            )
 
 
 def _per_level(stack: Mapping[str, Any], widths: Sequence[int]) -> list[int]:

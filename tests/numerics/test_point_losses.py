@@ -87,7 +87,7 @@ def test_the_label_itself_in_another_scale_and_shift_costs_nothing() -> None:
     batch = smooth_batch()
     loss = PointMapLoss({"default": EVERY_TERM}, align_resolution=8)
     points = (exact_points(batch) - torch.tensor([0.0, 0.0, 0.7])[:, None, None]) / 3.0
-    normals, valid = surface_normals(build_point_target(batch))
+    normals, _ = surface_normals(build_point_target(batch))
     value, parts = loss(predicted(points, batch.sky, 3.0, normals), batch)
     assert parts["global"] < 1e-5 and parts["local"] < 1e-5 and parts["scale"] < 1e-8 and parts["normal"] < 1e-6
     assert parts["edge"] < (math.radians(0.2)) ** 2  # below the least angle that counts

@@ -121,7 +121,8 @@ class Release(nn.Module):
             inputs.append(torch.cat([feature, uv], dim=1) if level == 0 else uv)
         levels = self.neck(inputs)
         points, mask, normal = (
-            F.interpolate(head(levels)[-1], (height, width), mode="bilinear") for head in (self.points_head, self.mask_head, self.normal_head)
+            F.interpolate(head(levels)[-1], (height, width), mode="bilinear")
+            for head in (self.points_head, self.mask_head, self.normal_head)
         )
         z = points[:, 2:].exp()
         scale = self.scale_head(hooked[-1][:, 0])[:, 0].exp()
