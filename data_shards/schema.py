@@ -109,7 +109,7 @@ class SampleMeta:
             raise ValueError(f"{self.key}: label_kind 'pseudo' and a teacher fingerprint belong together")
         if self.canonical and (self.metric or self.camera is not None or self.depth_type != DepthType.Z):
             raise ValueError(
-                f"{self.key}: canonical depth is z-depth of an unknown camera; with the camera, write it in metres (metric: true, canonical: false)"
+                f"{self.key}: canonical depth is z-depth of an unknown camera; with the camera, write it in metres (metric, not canonical)"
             )
 
     def to_json(self) -> dict[str, Any]:
