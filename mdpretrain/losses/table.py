@@ -51,8 +51,8 @@ class LossTable(nn.Module):
     says what a label of an unknown camera (``DepthBatch.canonical``) is to a network that predicts canonical inverse depth: "use": the very
     numbers, served by its kind's row as a metric label is; "ignore": a map up to one factor, as it is to every other network.
     ``include_sky`` trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels.
-    ``by_prompt_range`` measures errors in the span of each image's prompt in place of metres (at least ``LEAST_PROMPT_RANGE`` of its largest
-    depth): the loss on normalised depth with which PromptDA's training begins.
+    ``by_prompt_range`` measures errors in the span of each image's prompt in place of metres (at least ``LEAST_PROMPT_RANGE`` of its
+    largest depth): the loss on normalised depth with which PromptDA's training begins.
 
     ``image_figures``: of the last call, by image, detached ``[B]`` tensors: "loss" (their mean is the scalar) and "valid_fraction".
 
