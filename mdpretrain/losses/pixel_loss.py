@@ -78,9 +78,8 @@ def without_worst_regions(
         return valid
     height, width = errors.shape[-2:]
     seen = torch.cat([torch.where(valid, errors.detach().float(), 0.0), valid.float()], dim=1)
-    means = F.avg_pool2d(
-        F.pad(seen, (0, -width % region_px, 0, -height % region_px)), region_px
-    )  # of error and of validity, over the block
+    padded = F.pad(seen, (0, -width % region_px, 0, -height % region_px))
+    means = F.avg_pool2d(padded, region_px)  # over the whole block, of the error and of being valid: their quotient is the region's
     covered = means[:, 1:] > 0
     ranking = torch.where(covered, means[:, :1] / means[:, 1:].clamp(min=1e-12), float("inf")).flatten(1)
     # The rank of each region among its image's: the inverse permutation of a stable sort, in which regions without a label stand last.

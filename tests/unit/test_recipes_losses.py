@@ -21,27 +21,29 @@ FORMS = {"loss_inverse": "inverse", "loss_log": "log", "loss_weighted_half": "we
 
 
 def table_of(*recipes: pathlib.Path) -> dict:
-    return parse(*recipes).model.init_args.loss.init_args.as_dict()
+    mixture = () if TWIN in recipes else (RECIPES / "mixtures/pseudo_labels.yaml",)
+    return parse(*recipes, *mixture).model.init_args.loss.init_args.as_dict()
 
 
 def test_every_full_size_student_has_the_argued_table() -> None:
     for recipe in STUDENTS:
-        table = table_of(recipe)
+        parsed = parse(recipe, RECIPES / "mixtures/pseudo_labels.yaml")
+        table = parsed.model.init_args.loss.init_args.as_dict()
         (balanced, sharp) = table["terms"]["default"]
         assert list(table["terms"]) == ["default"] and table["canonical_labels"] == "ignore"
         assert balanced["name"] == "distance_balanced" and balanced["drop_regions"] == 0.1
         assert sharp["name"] == "ssi_mage" and sharp["weight"] < 1
-        height = parse(recipe).data.image_size[0]
+        height = parsed.data.image_size[0]
         assert 25 < height / balanced["region_px"] < 40  # about a thousand regions whatever the size
-        assert parse(recipe).model.init_args.feature_alignment is None  # optional, off
+        assert parsed.model.init_args.feature_alignment is None  # optional, off
 
 
 @pytest.mark.parametrize("recipe", LOSSES, ids=lambda path: path.stem)
 def test_a_loss_stacks_on_every_student_and_takes_the_place_of_its_table(recipe: pathlib.Path) -> None:
     command = next(line for line in recipe.read_text().splitlines() if "mdpretrain fit" in line)
     base, own, mixture = (RECIPES.parent / name for name in re.findall(r"--config (\S+)", command))
-    assert own == recipe and base in STUDENTS and parse(base, own, mixture).data.train
-    tables = [table_of(student, recipe)["terms"] for student in (*STUDENTS, TWIN)]
+    assert own == recipe and base in STUDENTS and mixture.name == "pseudo_labels.yaml"
+    tables = [table_of(student, recipe)["terms"] for student in (base, TWIN)]
     assert all(table == tables[0] for table in tables) and tables[0] != table_of(TWIN)["terms"]
     term = tables[0]["default"][0]
     assert term["name"] == "distance_balanced"
@@ -63,3 +65,13 @@ def test_a_small_student_takes_a_step_under_the_table(recipe: pathlib.Path) -> N
     loss.backward()
     assert loss > 0 and terms["served_fraction"] == 1
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in task.network.parameters())
+
+
+def test_feature_alignment_is_written_in_a_recipe(tmp_path: pathlib.Path) -> None:
+    recipe = tmp_path / "align.yaml"
+    recipe.write_text("model: {init_args: {feature_alignment: {weights: dinov2.safetensors, weight: 0.5}}}")
+    options = parse(TWIN, recipe).model.init_args.feature_alignment
+    assert (options.weights, options.weight, options.margin) == ("dinov2.safetensors", 0.5, 0.85)
+    recipe.write_text("model: {init_args: {feature_alignment: {weights: dinov2.safetensors, margins: 0.5}}}")
+    with pytest.raises((ValueError, SystemExit), match="margins"):
+        parse(TWIN, recipe)
