@@ -84,7 +84,9 @@ class Watched(StepGuard):
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parents[1] / "recipes/debug/student_depthmap.yaml")
+    parser.add_argument(
+        "--recipe", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parents[1] / "recipes/debug/student_depthmap.yaml"
+    )
     parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
