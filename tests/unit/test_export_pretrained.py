@@ -180,4 +180,4 @@ def test_options_of_one_form_are_refused_for_another(student, tmp_path, capsys):
     assert main(["export", str(student), "--output", str(tmp_path / "x"), "--format", "transformers", "--dtype", "bf16"]) == 2
     assert "--dtype belongs to --format pretrained; leave it out for transformers" in capsys.readouterr().err
     assert main(["export", str(student), "--output", str(tmp_path / "x"), "--format", "transformers"]) == 2
-    assert "holds a MetricAnythingStudent; only PromptDA networks" in capsys.readouterr().err
+    assert "is not a Depth Pro of transformers" in capsys.readouterr().err
