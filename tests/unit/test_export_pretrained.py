@@ -119,6 +119,7 @@ def test_half_the_bytes_round_the_matrices_alone(student, tmp_path):
         assert torch.equal(small[name].float(), value.bfloat16().float() if value.ndim > 1 else value), name
     predictor = load_predictor(folder)
     facts = read_pretrained(folder)["facts"]
+    assert facts["training"]["global_step"] == 7 and facts["licence"] == "apache-2.0"  # handed on
     assert facts["dtype"] == "bf16" and facts["fingerprint"] == predictor.fingerprint != load_predictor(student).fingerprint
     assert all(value.dtype == torch.float32 for value in predictor.state_dict().values() if value.is_floating_point())
     batch = made_batch()
