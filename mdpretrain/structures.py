@@ -148,14 +148,32 @@ class DepthBatch(_TensorRecord):
 
 
 @dataclasses.dataclass
+class PointMap(_TensorRecord):
+    """A point of the scene for every pixel, up to one positive factor and one shift along the optical axis (MoGe; spec 7).
+
+    ``points``: camera axes (x right, y down, z forward). In metres the scene is ``metric_scale * (points + (0, 0, z_shift))``; the shift
+    is not predicted but recovered from the points (``geometry/focal_shift.py``). ``mask_logits``: above 0 where the pixel is at a finite
+    distance (not sky). ``normals``: unit vectors towards the camera, of a network that predicts them.
+    """
+
+    points: Float[Tensor, "B 3 H W"]
+    mask_logits: Float[Tensor, "B 1 H W"]
+    metric_scale: Float[Tensor, " B"]
+    normals: Float[Tensor, "B 3 H W"] | None = None
+
+
+@dataclasses.dataclass
 class DepthPrediction(_TensorRecord):
     """A network's dense output ``values`` with the space it lives in. ``mask`` (if any) marks pixels whose units it vouches for.
 
     ``prompt_range_m``: of a network that works on depth normalised by its prompt (PromptDA), the metres that one unit of
-    normalised depth stands for.
+    normalised depth stands for. ``point_map``: of a network that predicts points, what ``values`` was made from. ``estimated_f_px``:
+    the focal length, in pixels of the batch's image, that the network reads off the image alone, whether the camera is known or not.
     """
 
     values: Float[Tensor, "B 1 H W"]
     space: DepthSpace
     mask: Bool[Tensor, "B 1 H W"] | None = None
     prompt_range_m: Float[Tensor, " B"] | None = None
+    point_map: PointMap | None = None
+    estimated_f_px: Float[Tensor, " B"] | None = None

@@ -101,9 +101,9 @@ def random_release(w: Widths, seed: int = 0) -> dict[str, Tensor]:
             state[name] = torch.randn(shape, generator=generator)
         if name.endswith("bias_mask"):
             state[name] = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(w.channels)
-        elif name.endswith("periods"):  # as the release has them, rounded to bfloat16
+        elif name.endswith("periods"):  # not quite what timm computes: the stored ones are to be used
             exponents = torch.arange(shape[0]) / shape[0]
-            state[name] = (100.0**exponents).bfloat16().float()
+            state[name] = (1.1 * 100.0**exponents).bfloat16().float()
     state["head.12.bias"] = torch.tensor([0.1])
     return state
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,13 +22,16 @@ NON_METRIC_ROW = "non_metric"
 LEAST_PROMPT_RANGE = 0.05
 
 
+Record = TypeVar("Record")  # what a row's entry names: a LossRecord, or a term of another table
+
+
 @dataclasses.dataclass
-class _Term:
+class Term(Generic[Record]):
     """One distinct (loss, options) of the table with its weight per label kind, in the order of ``LABEL_KINDS``, then per kind
     for labels without metres."""
 
     label: str
-    record: LossRecord
+    record: Record
     options: dict[str, Any]
     weights: list[float]
 
@@ -70,7 +74,7 @@ class LossTable(nn.Module):
         self.by_prompt_range = by_prompt_range
         self.include_sky = include_sky
         self.use_confidence = use_confidence
-        self._terms = _parse(terms)
+        self._terms = parse_rows(terms, check_term)
         if wrong := [term.record.name for term in self._terms if by_prompt_range and not term.record.differences]:
             raise ValueError(f"loss table: by_prompt_range is for losses of differences such as mae, not {wrong[0]!r}")
         self.image_figures: dict[str, Tensor] = {}
@@ -131,7 +135,7 @@ class LossTable(nn.Module):
         largest_m = torch.where(batch.prompt.mask & prompt_m.isfinite(), prompt_m, 0.0).amax(dim=(1, 2, 3))
         return torch.maximum(prediction.prompt_range_m.float(), LEAST_PROMPT_RANGE * largest_m)
 
-    def _term_valid(self, term: _Term, target: Target, mask: Bool[Tensor, "B 1 H W"] | None) -> Bool[Tensor, "B 1 H W"]:
+    def _term_valid(self, term: Term[LossRecord], target: Target, mask: Bool[Tensor, "B 1 H W"] | None) -> Bool[Tensor, "B 1 H W"]:
         """The pixels that one term may read."""
         valid = target.valid if term.record.positive_targets else target.sky_valid
         if term.record.invariance != "none":
@@ -152,40 +156,44 @@ class LossTable(nn.Module):
         return "\n".join(f"{term.label} {term.options} {dict(zip(rows, term.weights))}" for term in self._terms)
 
 
-def _parse(terms: dict[str, list[dict[str, Any]]]) -> list[_Term]:
-    """Merge the rows into distinct terms, so that a loss that several kinds share is computed once."""
+def parse_rows(terms: dict[str, list[dict[str, Any]]], check: Callable[[str, dict[str, Any], str], Record]) -> list[Term[Record]]:
+    """Merge the rows into distinct terms, so that a loss that several kinds share is computed once.
+
+    ``check(name, options, where)`` gives the record of one entry. Raises ValueError, naming the row, where a row or an entry is wrong.
+    """
     kinds = [kind.value for kind in LABEL_KINDS]
     if unknown := sorted(set(terms) - {*kinds, DEFAULT_ROW, NON_METRIC_ROW}):
         raise ValueError(f"loss table: unknown label kind {unknown[0]!r}; rows are {[*kinds, DEFAULT_ROW, NON_METRIC_ROW]}")
     if not any(terms.values()):
         raise ValueError("loss table: no term at all; give at least a 'default' row such as [{name: mae}]")
-    merged: dict[str, _Term] = {}
+    merged: dict[str, Term[Record]] = {}
     rows = [kind if kind in terms else DEFAULT_ROW for kind in kinds]
     rows += [NON_METRIC_ROW if NON_METRIC_ROW in terms else row for row in rows]
     for index, row in enumerate(rows):
         for entry in terms.get(row, []):
-            term = _parse_entry(entry, f"loss table, row {row!r}")
-            identity = term.record.name + json.dumps(term.options, sort_keys=True)
+            term = _parse_entry(entry, f"loss table, row {row!r}", check)
+            identity = term.label + json.dumps(term.options, sort_keys=True)
             merged.setdefault(identity, term).weights[index] += float(entry.get("weight", 1.0))
     return _label(list(merged.values()))
 
 
-def _parse_entry(entry: dict[str, Any], where: str) -> _Term:
+def _parse_entry(entry: dict[str, Any], where: str, check: Callable[[str, dict[str, Any], str], Record]) -> Term[Record]:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise ValueError(f"{where}: an entry is {{name: loss, weight: number, ...}}, got {entry!r}")
     weight = entry.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise ValueError(f"{where}: weight of {entry['name']!r} must be a positive number, got {weight!r}")
     options = {key: value for key, value in entry.items() if key not in ("name", "weight")}
-    record = check_term(entry["name"], options, where)
-    return _Term(entry["name"], record, options, [0.0] * 2 * len(LABEL_KINDS))
+    record = check(entry["name"], options, where)
+    return Term(entry["name"], record, options, [0.0] * 2 * len(LABEL_KINDS))
 
 
-def _label(terms: list[_Term]) -> list[_Term]:
+def _label(terms: list[Term[Record]]) -> list[Term[Record]]:
     """Number the labels where one loss stands in the table with several sets of options."""
     seen: dict[str, int] = {}
     for term in terms:
-        seen[term.record.name] = seen.get(term.record.name, 0) + 1
-        if seen[term.record.name] > 1:
-            term.label = f"{term.record.name}_{seen[term.record.name]}"
+        name = term.label
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            term.label = f"{name}_{seen[name]}"
     return terms

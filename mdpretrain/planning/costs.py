@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.checkpoint_files import load_checkpoint
 from mdpretrain.networks.fake_step import FakeNetwork, StepCost
+from mdpretrain.networks.module_config import build_module
 from mdpretrain.networks.transformers_prior import TransformersPrior
 from mdpretrain.planning.recipe import PlannedRun
 
@@ -84,7 +84,7 @@ def image_cost(run: PlannedRun) -> ImageCost:
     """
     height, width = run.image_size
     precision = torch.float32 if run.precision.startswith("32") else torch.bfloat16
-    table = LossTable(**run.loss["init_args"])
+    table = build_module(run.loss)
     fake = FakeNetwork.of_config(_without_files(run.network))
     plain, recomputed = (
         fake.train_step(lambda prediction, batch: table(prediction, batch)[0], 1, height, width, precision, on) for on in (False, True)

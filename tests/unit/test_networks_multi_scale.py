@@ -173,11 +173,11 @@ def test_tensors_of_dinov3s_release_change_no_output_and_are_never_trained():
         assert torch.equal(ours, theirs)
     kept.requires_grad_(True)  # as of a control copy
     assert {name for name, parameter in kept.named_parameters() if not parameter.requires_grad} == set(further) - {"backbone.rope.periods"}
-    rounded = {**kept.state_dict(), "backbone.rope.periods": kept.backbone.rope.periods * 1.001}
-    kept.load_state_dict(rounded)
+    stored = kept.backbone.rope.periods * 3.1
+    kept.load_state_dict({**kept.state_dict(), "backbone.rope.periods": stored})
     assert not torch.equal(kept(image)[0], plain(image)[0])  # the stored periods are those that are used
     kept.bfloat16()
-    assert torch.equal(kept.backbone.rope.periods, rounded["backbone.rope.periods"]) and kept.backbone.rope.periods.dtype == torch.float32
+    assert torch.equal(kept.backbone.rope.periods, stored) and kept.backbone.rope.periods.dtype == torch.float32
     assert "backbone.rope.periods" in kept.state_dict()
     for name, args in ((NAME.removesuffix("_qkvb").replace("tiny", "small"), ARGS), ("vit_small_patch14_dinov2", {**ARGS, "img_size": 56})):
         with pytest.raises(ValueError, match="dinov3_release is for timm's DINOv3 with biases"):

@@ -13,7 +13,6 @@ import yaml
 from torch import nn
 
 from mdpretrain.data.mixture import check_names
-from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.module_config import build_module
 from mdpretrain.structures import PROMPT_KINDS
 from mdpretrain.training_cli import RecipeParser
@@ -42,7 +41,7 @@ def mixture_of(recipe: pathlib.Path) -> pathlib.Path:
 
 
 def test_there_is_a_debug_twin_of_every_family() -> None:
-    assert len(FULL) == 17 and len(DEBUG) == 6 and MIXTURES and ENGINES
+    assert len(FULL) == 18 and len(DEBUG) == 7 and MIXTURES and ENGINES
     for recipe in FULL:
         twins = [path for path in DEBUG if f"recipes/debug/{path.name}" in recipe.read_text()]
         assert len(twins) == 1, f"{recipe} must name its twin"
@@ -58,7 +57,7 @@ def test_full_size_recipe_parses_and_its_model_builds_without_memory(recipe: pat
     with torch.device("meta"):
         network = build_module(arguments.network.as_dict())
     assert isinstance(network, nn.Module) and all(parameter.is_meta for parameter in network.parameters())
-    LossTable(**arguments.loss.init_args.as_dict())
+    build_module(arguments.loss.as_dict())
     if "preparation" in arguments:
         build_module(arguments.preparation.as_dict())
     check_names([row.name or row.path.rsplit("/", 1)[-1] for row in config.data.train])  # training refuses two of one name
@@ -81,7 +80,7 @@ def test_debug_recipe_parses_alone_and_its_network_is_small(recipe: pathlib.Path
     config = parse(recipe)
     network = build_module(config.model.init_args.network.as_dict())
     assert sum(parameter.numel() for parameter in network.parameters()) < 3_000_000
-    LossTable(**config.model.init_args.loss.init_args.as_dict())
+    build_module(config.model.init_args.loss.as_dict())
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=identity)
