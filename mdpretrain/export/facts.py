@@ -55,7 +55,7 @@ def predictor_facts(predictor: Predictor, content: dict[str, Any], weights: str,
     """
     network, known = predictor.network, content.get("facts") or {}
     prediction = blank_prediction(network)
-    estimates = getattr(prediction, "estimated_f_px", None) is not None
+    estimates = prediction.estimated_f_px is not None
     encoder = getattr(network, "encoder", None)
     training = known.get("training") or {"global_step": content.get("global_step", 0), **_training(content.get("run") or {})}
     return {

@@ -27,9 +27,8 @@ _VALUES = {  # a prediction's values by its space
 
 def named_outputs(prediction: DepthPrediction) -> dict[str, Tensor]:
     """What a network itself gives, by name: its values, and the focal length if it reads one off the image."""
-    estimated: Tensor | None = getattr(prediction, "estimated_f_px", None)
     values = {_VALUES[prediction.space]: prediction.values}
-    return values if estimated is None else values | {"estimated_f_px": estimated}
+    return values if prediction.estimated_f_px is None else values | {"estimated_f_px": prediction.estimated_f_px}
 
 
 class ImageToDepth(nn.Module):
