@@ -29,6 +29,7 @@ LEVELS = 5
 _COARSEST = LEVELS - 1
 _DOUBLINGS = [3, 2, 1, 1, 1]  # of the levels, fine to coarse
 _HEAD_CHANNELS = 32
+_PATCH = 16
 _HEAD = {"reduce": 0, "upsample": 1, "output.0": 2, "output.2": 4}
 
 
@@ -180,6 +181,8 @@ def _difference_of_backbone(encoder: Any) -> str | None:
     if state["pos_embed"].shape[1] != encoder.tokens**2 + 1:
         return f"its position embeddings are of another grid than its crops: set model_args.img_size to {encoder.crop_px}"
     hidden, channels = backbone.blocks[0].mlp.fc1.out_features, backbone.embed_dim
+    if encoder.strides[0] != _PATCH:
+        return f"its patches are {encoder.strides[0]} pixels, where Depth Pro's decoder comes back to the image's size from {_PATCH}"
     if hidden % channels or state["blocks.0.mlp.fc2.weight"].shape[1] != hidden:
         return "its MLP is gated or no whole multiple of its width"
     return None

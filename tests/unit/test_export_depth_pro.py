@@ -15,11 +15,11 @@ from mdpretrain.tasks.predictor import load_predictor
 
 transformers = pytest.importorskip("transformers")
 
-VIT = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 64, "patch_size": 8}
+VIT = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 128, "patch_size": 16}
 
 
 def crops(**changes: object) -> dict:
-    options = {"model_name": "vit_small_patch14_dinov2", "layers": [0, 1, 2], "crop_px": 64, "model_args": VIT}
+    options = {"model_name": "vit_small_patch14_dinov2", "layers": [0, 1, 2], "crop_px": 128, "model_args": VIT}
     return {"class_path": "mdpretrain.networks.encoders.multi_scale_patches.MultiScalePatchEncoder", "init_args": options | changes}
 
 
@@ -51,7 +51,7 @@ def test_transformers_computes_the_same_canonical_inverse_depth(tmp_path, widths
     )
     assert type(model).__name__ == "DepthProForDepthEstimation"
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    batch = made_batch(256, 256, batch=2)
+    batch = made_batch(512, 512, batch=1)
     processor = json.loads((tmp_path / "folder/preprocessor_config.json").read_text())
     mean, std = (torch.tensor(processor[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_transformers_computes_the_same_canonical_inverse_depth(tmp_path, widths
     expected = load_predictor(run)(batch).values[:, 0]
     assert expected.std() > 0.05 and (expected > 0).float().mean() > 0.3  # no constant, not all cut off
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
-    assert processor["size"] == {"height": 256, "width": 256}
+    assert processor["size"] == {"height": 512, "width": 512}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_transformers_computes_the_same_canonical_inverse_depth(tmp_path, widths
         ({"reassembly": "dpt"}, "reassembly: doublings"),
         ({"upsampling": "bilinear"}, "upsampling: transposed"),
         ({"out_channels": [16, 24, 16, 16, 16]}, r"out_channels\[1\] is 24, more than features"),
-        ({"encoder": crops(model_args={**VIT, "img_size": 128})}, r"img_size to 64"),
+        ({"encoder": crops(model_args={**VIT, "img_size": 256})}, "img_size to 128"),
+        ({"encoder": crops(model_args={**VIT, "patch_size": 8})}, "patches are 8 pixels"),
         ({"encoder": crops(model_name="vit_small_patch14_reg4_dinov2")}, "not a DINOv2 without registers"),
         (
             {"encoder": TINY_STUDENT["init_args"]["encoder"], "out_channels": None, "reassembly": "dpt", "upsampling": "bilinear"},
