@@ -72,7 +72,7 @@ def batch_of_images(image: Float[Tensor, "B 3 H W"]) -> DepthBatch:
         depth=nothing,
         valid=nothing > 0,
         sky=nothing > 0,
-        intrinsics=torch.full_like(image[:, :, :3, :3], torch.nan),
+        intrinsics=image.new_full((image.shape[0], 3, 3), torch.nan),
         camera_known=flag,
         metric=flag,
         depth_is_ray=flag,
