@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import shutil
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mdpretrain.export import names
+from mdpretrain.export.depth_pro import export_depth_pro
+from mdpretrain.export.pretrained import Weights, load_for_export
 from mdpretrain.export.student import export_student
-from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
-from mdpretrain.networks.loading import restore_module
+from mdpretrain.export.transformers_folder import write_transformers_folder
 from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
 
@@ -24,27 +22,25 @@ Format = Literal["transformers", "original"]
 ORIGINAL_PREFIX = "pipeline."
 
 
-def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "transformers", ema: bool = False) -> pathlib.Path:
+def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "transformers", weights: Weights = "trained") -> pathlib.Path:
     """Write the network of a checkpoint for others.
 
     Args:
-        checkpoint: a checkpoint file or a run folder.
+        checkpoint: a checkpoint file, a run folder or a pretrained folder.
         output: a folder ("transformers") or a file ("original": .ckpt of PromptDA, .pt of MetricAnything's student) that is not there yet.
         form: see the module.
-        ema: the averaged weights in place of the trained ones.
+        weights: the trained ones or their average.
 
     Raises:
         ValueError: a network that the form cannot express (another family, point tokens, timm's resize of position embeddings, a
             resized input or prompt), or an output that exists or has the wrong ending.
     """
-    path = find_checkpoint(checkpoint)
-    content = load_checkpoint(path)
-    if ema:
-        content = with_averaged_weights(content, path)
-    module = restore_module(content["network"], module_weights(content, "network"), f"checkpoint {path}")
-    if form == "original" and isinstance(module, MetricAnythingStudent):
-        return export_student(module, output, path)
-    network = _expressible(module, path)
+    predictor, _ = load_for_export(checkpoint, weights)
+    if form == "original" and isinstance(predictor.network, MetricAnythingStudent):
+        return export_student(predictor.network, output, checkpoint)
+    if isinstance(predictor.network, MetricAnythingStudent):
+        return export_depth_pro(predictor.network, output, checkpoint)
+    network = _expressible(predictor.network, checkpoint)
     own = names.widened_projections(network.state_dict())
     if form == "original":
         if output.suffix != ".ckpt":
@@ -56,17 +52,7 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
         torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
         os.replace(aside, output)
         return output
-    if output.exists():
-        raise ValueError(f"{output} exists already; name a new folder")
-    aside = output.with_name(output.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was interrupted
-    aside.mkdir(parents=True)
-    weights = {name: value.contiguous().clone() for name, value in names.to_transformers(own).items()}
-    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-    _write_json(aside / "config.json", transformers_config(network, own))
-    _write_json(aside / "preprocessor_config.json", _PROCESSOR)
-    os.replace(aside, output)
-    return output
+    return write_transformers_folder(output, names.to_transformers(own), transformers_config(network, own), _PROCESSOR)
 
 
 def transformers_config(network: PromptDA, own: dict[str, Tensor]) -> dict[str, Any]:
@@ -121,7 +107,10 @@ _PROCESSOR = {
 
 def _expressible(network: torch.nn.Module, path: pathlib.Path) -> PromptDA:
     if not isinstance(network, PromptDA):
-        raise ValueError(f"{path} holds a {type(network).__name__}; only PromptDA networks have a form that other programs load")
+        raise ValueError(
+            f"{path} holds a {type(network).__name__}; only PromptDA networks have a form that others load: use --format pretrained, "
+            "or --format onnx for a network without prompt"
+        )
     if any(name.startswith(POINT_TOKENS_PREFIX) for name in network.state_dict()):
         raise ValueError(f"{path} has point tokens, which neither transformers nor the original PromptDA knows")
     if network.encoder.position_resize != "bicubic" or not network.encoder.final_norm:
@@ -158,7 +147,3 @@ def _mlp_ratio(backbone: Any) -> int:
         if width == hidden:
             return ratio
     raise ValueError(f"an MLP of {hidden} channels over {channels} has no whole ratio, and transformers can say nothing else")
-
-
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -101,6 +101,12 @@ class FakeNetwork:
             self.network(batch)
             return StepCost(images, counter.flops, 0, memory.peak_bytes, memory.weight_copy_bytes)
 
+    def prediction(self, images: int, height: int, width: int) -> DepthPrediction:
+        """What one forward pass without gradients gives: its space and shapes, without numbers."""
+        self.network.eval()
+        with self._counting(images, height, width) as (batch, _, _), torch.no_grad():
+            return self.network(batch)
+
     @contextlib.contextmanager
     def _counting(self, images: int, height: int, width: int) -> Iterator[tuple[DepthBatch, FlopCount, LiveMemory]]:
         with self._mode:

@@ -6,8 +6,9 @@ import argparse
 import functools
 import hashlib
 import json
+import os
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from mdpretrain.geometry.canonical import depth_from_canonical_inverse
 from mdpretrain.networks.checkpoint_files import find_checkpoint, load_checkpoint, module_weights, with_averaged_weights
 from mdpretrain.networks.loading import restore_module
 from mdpretrain.networks.module_config import module_config
+from mdpretrain.networks.pretrained_folder import MODULES, find_pretrained, is_pretrained_folder, read_pretrained
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 from mdpretrain.tasks.prompting import prepare_batch
 
@@ -36,6 +38,26 @@ class Predictor(nn.Module):
         self.preparation = preparation
         self.prior = prior
         self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str = "main",
+        device: str | torch.device = "cpu",
+    ) -> Predictor:
+        """What ``mdpretrain export --format pretrained`` wrote: a folder, or ``ORG/NAME`` in the hub's cache on this machine.
+
+        Args:
+            name_or_folder, cache_dir, revision: see ``pretrained_folder.find_pretrained``; nothing is downloaded.
+            device: where it will run.
+
+        Raises:
+            ValueError: nothing there, or a damaged or foreign folder.
+        """
+        return load_predictor(find_pretrained(name_or_folder, cache_dir, revision), device)
 
     @property
     def needs_prompt(self) -> bool:
@@ -99,7 +121,7 @@ def load_predictor(
     """Rebuild what a checkpoint predicts with; convolution weights lie with channels last, which is faster on every device.
 
     Args:
-        checkpoint: A checkpoint file, or a run folder, whose newest checkpoint is taken.
+        checkpoint: A checkpoint file, a run folder, whose newest checkpoint is taken, or a folder of ``mdpretrain export``.
         device: Where it will run.
         weights: The trained ones, or their exponential moving average.
         without_prior: Leave a teacher's prior out: its prompt is prepared by itself, as for the images of ``prior_dropout``.
@@ -107,13 +129,29 @@ def load_predictor(
     Raises:
         ValueError: no checkpoint there, no average in it, a DeepSpeed folder (consolidate it), a damaged file, or weights that do not fit.
     """
-    path = find_checkpoint(pathlib.Path(checkpoint))
-    content = load_checkpoint(path)
+    content, source = read_content(pathlib.Path(checkpoint), weights)
+    predictor = predictor_of(content, source, without_prior)
+    return predictor.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def read_content(path: pathlib.Path, weights: Literal["trained", "ema"] = "trained") -> tuple[dict[str, Any], str]:
+    """A checkpoint's content, wherever it lies (see ``load_predictor``), and what errors call it."""
+    if is_pretrained_folder(path):
+        content, source = read_pretrained(path), path
+    else:
+        source = find_checkpoint(path)
+        content = load_checkpoint(source)
     if weights == "ema":
-        content = with_averaged_weights(content, path)
-    modules = {
-        name: restore_module(content[name], module_weights(content, name), f"checkpoint {path}")
-        for name in ("network", "preparation", "prior")
-        if content.get(name) is not None and not (without_prior and name == "prior")
-    }
-    return Predictor(**modules).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        content = with_averaged_weights(content, source)
+    return content, f"checkpoint {source}"
+
+
+def predictor_of(content: dict[str, Any], source: str, without_prior: bool = False) -> Predictor:
+    """The predictor that a checkpoint's content describes; ``source`` is what errors call it."""
+    return Predictor(
+        **{
+            name: restore_module(content[name], module_weights(content, name), source)
+            for name in MODULES
+            if content.get(name) is not None and not (without_prior and name == "prior")
+        }
+    )

@@ -52,7 +52,7 @@ def depth_in_transformers(folder: pathlib.Path, batch, **options) -> torch.Tenso
 def test_import_then_export_gives_the_same_depth_in_transformers(tmp_path, gated):
     random_transformers_model(gated).save_pretrained(tmp_path / "released")
     assert main(["import-weights", str(tmp_path / "released"), "--output", str(tmp_path / "own.safetensors")]) == 0
-    assert main(["export", str(tmp_path / "own.safetensors"), "--output", str(tmp_path / "again")]) == 0
+    assert main(["export", str(tmp_path / "own.safetensors"), "--output", str(tmp_path / "again"), "--format", "transformers"]) == 0
     batch = prompted_batch()
     first = depth_in_transformers(tmp_path / "released", batch, prompt_depth=batch.prompt.depth_m)
     again = depth_in_transformers(tmp_path / "again", batch, prompt_depth=batch.prompt.depth_m)
@@ -192,14 +192,14 @@ def test_mistakes_are_named(tmp_path, released):
     (tmp_path / "incomplete/config.json").write_text((released / "config.json").read_text())
     with pytest.raises(ValueError, match=r"'decoder\.reassemble\.2\.smooth\.weight' is missing"):
         import_weights(tmp_path / "incomplete", tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="only PromptDA"):
+    with pytest.raises(ValueError, match="is not a Depth Pro of transformers: its encoder is a TimmEncoder"):
         export(saved(built(TINY_STUDENT), tmp_path / "student.ckpt"), tmp_path / "out")
     with pytest.raises(ValueError, match="exists already"):
         export(own, tmp_path / "other")
     with pytest.raises(ValueError, match=r"end in \.ckpt"):
         export(own, tmp_path / "out", "original")
     with pytest.raises(ValueError, match="no averaged weights"):
-        export(own, tmp_path / "out", ema=True)
+        export(own, tmp_path / "out", weights="ema")
     config = module_config(load_network(own))
     config["init_args"]["point_tokens"] = 4
     with pytest.raises(ValueError, match="point tokens"):

@@ -138,8 +138,8 @@ class TimmEncoder(nn.Module):
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> EncodedImage:
         """Features, class tokens and padding of an sRGB image in [0, 1] of any size."""
         padding = Padding.to_multiple(image.shape[-2], image.shape[-1], self.stride if self.input_size is None else 1, self.padding)
-        if self.input_size is not None and self.input_size != tuple(image.shape[-2:]):
-            image = F.interpolate(image, self.input_size, mode="bilinear", antialias=True)
+        if self.input_size is not None:
+            image = resized(image, self.input_size)
         padded = padding.pad_zeros((image - self.mean) / self.std)
         options: dict[str, Any] = {"return_prefix_tokens": True} if self._has_prefix else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -180,6 +180,17 @@ class TimmEncoder(nn.Module):
         return {**recorded, "init_args": {**recorded["init_args"], "weights": None, "gradient_checkpointing": False}}
 
 
+def resized(image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 H2 W2"]:
+    """Bilinear, antialiased; an image of this size is returned as it is.
+
+    A size that is a symbol (``torch.export``) is not compared, which would make it a constant: such a resize is the identity anyway.
+    """
+    height, width = image.shape[-2:]
+    if isinstance(height, int) and isinstance(width, int) and (height, width) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", antialias=True)
+
+
 def _add_positions(backbone: Any, patches: Float[Tensor, "B h w C"]) -> Float[Tensor, "B N C"]:
     """timm's ``_pos_embed`` of a ViT, with embeddings resized by plain bicubic interpolation."""
     rows, columns = patches.shape[1:3]
@@ -187,7 +198,7 @@ def _add_positions(backbone: Any, patches: Float[Tensor, "B h w C"]) -> Float[Te
     grid = backbone.patch_embed.grid_size
     positions = resample_abs_pos_embed(backbone.pos_embed, [rows, columns], grid, num_prefix_tokens=own, antialias=False)
     tokens = patches.flatten(1, 2) + positions[:, own:]
-    prefix = [token.expand(len(tokens), -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
+    prefix = [token.expand(tokens.shape[0], -1, -1) for token in (backbone.cls_token, backbone.reg_token) if token is not None]
     if prefix:
         first = torch.cat(prefix, dim=1)
         tokens = torch.cat([first + positions[:, :own] if own else first, tokens], dim=1)
