@@ -24,7 +24,7 @@ HELP = """usage: mdpretrain VERB [options]
   predict      depth of an image, a folder of images or a video: arrays, pictures, point clouds, meshes, a depth video
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
   import-weights  released PromptDA, Depth Anything V2 or MetricAnything student weights -> a checkpoint
-  export       a PromptDA checkpoint -> a folder for transformers, or the original repository's file
+  export       a checkpoint -> a folder to give away, an ONNX file, transformers' or a release's own format
   replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
   plan         what a run will take: memory, time, passes, the batch script
   bench        measure strategies on this machine and recommend one: mdpretrain bench strategy RECIPE

@@ -49,15 +49,15 @@ def predictor_facts(predictor: Predictor, content: dict[str, Any], weights: str,
 
     Args:
         predictor: with the weights that are exported.
-        content: the checkpoint it came from.
+        content: the checkpoint it came from, or the pretrained folder, whose training and licence are handed on.
         weights: "trained" or "ema".
         licence: of the weights, if it is known (an SPDX name).
     """
-    network = predictor.network
+    network, known = predictor.network, content.get("facts") or {}
     prediction = blank_prediction(network)
-    estimates = getattr(prediction, "estimated_f_px", None) is not None
+    estimates = prediction.estimated_f_px is not None
     encoder = getattr(network, "encoder", None)
-    training = {"global_step": content.get("global_step", 0), **_training(content.get("run") or {})}
+    training = known.get("training") or {"global_step": content.get("global_step", 0), **_training(content.get("run") or {})}
     return {
         "depth_space": prediction.space.value,
         "meaning": _MEANING[prediction.space],
@@ -67,10 +67,10 @@ def predictor_facts(predictor: Predictor, content: dict[str, Any], weights: str,
         "image_multiple": getattr(encoder, "stride", None),
         "image_size": list(size) if (size := getattr(encoder, "input_size", None)) else None,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "weights": weights,
+        "weights": known.get("weights", weights),
         "fingerprint": predictor.fingerprint,
         "training": training,
-        "licence": licence,
+        "licence": licence or known.get("licence"),
     }
 
 

@@ -23,7 +23,6 @@ _UNUSED_UNIT = {
     "original": f"depth_head.scratch.refinenet{LEVELS}.resConfUnit1.",
     "transformers": "neck.fusion_stage.layers.0.residual_layer1.",
 }
-_MASK_TOKEN = {"original": "pretrained.mask_token", "transformers": "backbone.embeddings.mask_token"}
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 _STEM = {  # timm (and the original) -> transformers
@@ -35,6 +34,7 @@ _STEM = {  # timm (and the original) -> transformers
     "norm.bias": "layernorm.bias",
 }
 _PART = {"attn.proj.": "attention.output.dense.", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+_BLOCK_PARTS = {"norm1", "norm2", "attn.qkv", "attn.proj", "ls1", "ls2", "mlp.fc1", "mlp.fc2"}
 _SWIGLU = {"original": ("mlp.w12.", "mlp.w3."), "transformers": ("mlp.weights_in.", "mlp.weights_out.")}
 
 
@@ -51,10 +51,22 @@ def to_original(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_transformers(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The whole network under the names that transformers' saved files have."""
     renamed = {theirs: own[ours] for ours, _, theirs in _decoder_names() if ours in own}
-    gated = _is_gated(own, OWN_ENCODER)
-    for name, value in _encoder(own, OWN_ENCODER):
-        renamed |= {TRANSFORMERS_ENCODER + theirs: part for theirs, part in _to_transformers_encoder(name, value, gated)}
-    return _with_unused(renamed, own, "transformers")
+    encoder = dinov2_to_transformers(own, OWN_ENCODER)
+    return _with_unused(renamed | {TRANSFORMERS_ENCODER + name: value for name, value in encoder.items()}, own, "transformers")
+
+
+def dinov2_to_transformers(own: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A DINOv2 (ours under ``prefix``) under the names that transformers' saved files have, its unused mask token included."""
+    gated = _is_gated(own, prefix)
+    renamed = {theirs: part for name, value in _encoder(own, prefix) for theirs, part in _to_transformers_encoder(name, value, gated)}
+    return renamed | {"embeddings.mask_token": torch.zeros(1, own[prefix + "cls_token"].shape[-1])}
+
+
+def is_dinov2(backbone: Mapping[str, Tensor]) -> bool:
+    """Whether a timm backbone has exactly the parts of a DINOv2 without registers."""
+    parts = {found[2].rpartition(".")[0] for name in backbone if (found := _BLOCK.fullmatch(name))}
+    others = {name for name in backbone if _BLOCK.fullmatch(name) is None}
+    return others == set(_STEM) and parts == _BLOCK_PARTS
 
 
 def from_original(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -192,7 +204,8 @@ def _with_unused(renamed: dict[str, Tensor], own: Mapping[str, Tensor], form: st
     for unit in (first, second):
         renamed[f"{_UNUSED_UNIT[form]}{unit}.weight"] = torch.zeros(width, width, 3, 3)
         renamed[f"{_UNUSED_UNIT[form]}{unit}.bias"] = torch.zeros(width)
-    renamed[_MASK_TOKEN[form]] = torch.zeros(1, own[OWN_ENCODER + "cls_token"].shape[-1])
+    if form == "original":
+        renamed["pretrained.mask_token"] = torch.zeros(1, own[OWN_ENCODER + "cls_token"].shape[-1])
     return renamed
 
 

@@ -58,7 +58,7 @@ def export_onnx(
     require_packages()
     predictor, content = load_for_export(checkpoint, weights)
     _refuse_prompted(predictor)
-    return write_onnx(predictor, output, size, predictor_facts(predictor, content, weights, (content.get("facts") or {}).get("licence")))
+    return write_onnx(predictor, output, size, predictor_facts(predictor, content, weights))
 
 
 def write_onnx(
@@ -79,8 +79,9 @@ def write_onnx(
     require_packages()
     if output.suffix != ".onnx":
         raise ValueError(f"{output}: the file's name must end in .onnx")
-    if output.exists():
-        raise ValueError(f"{output} exists already; name a new file")
+    for file in (output, output.with_name(output.name + ".data")):
+        if file.exists():
+            raise ValueError(f"{file} exists already; name a new file")
     encoder = _exportable_encoder(predictor, size)
     sizes = _checked_sizes(encoder, size)
     prediction = prediction_of(predictor.network, torch.rand(1, 3, *sizes[0]))

@@ -27,9 +27,8 @@ _VALUES = {  # a prediction's values by its space
 
 def named_outputs(prediction: DepthPrediction) -> dict[str, Tensor]:
     """What a network itself gives, by name: its values, and the focal length if it reads one off the image."""
-    estimated: Tensor | None = getattr(prediction, "estimated_f_px", None)
     values = {_VALUES[prediction.space]: prediction.values}
-    return values if estimated is None else values | {"estimated_f_px": estimated}
+    return values if prediction.estimated_f_px is None else values | {"estimated_f_px": prediction.estimated_f_px}
 
 
 class ImageToDepth(nn.Module):
@@ -73,7 +72,7 @@ def batch_of_images(image: Float[Tensor, "B 3 H W"]) -> DepthBatch:
         depth=nothing,
         valid=nothing > 0,
         sky=nothing > 0,
-        intrinsics=torch.full_like(image[:, :, :3, :3], torch.nan),
+        intrinsics=image.new_full((image.shape[0], 3, 3), torch.nan),
         camera_known=flag,
         metric=flag,
         depth_is_ray=flag,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import shutil
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mdpretrain.export import names
+from mdpretrain.export.depth_pro import export_depth_pro
 from mdpretrain.export.pretrained import Weights, load_for_export
 from mdpretrain.export.student import export_student
+from mdpretrain.export.transformers_folder import write_transformers_folder
 from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
 
@@ -39,6 +38,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
     predictor, _ = load_for_export(checkpoint, weights)
     if form == "original" and isinstance(predictor.network, MetricAnythingStudent):
         return export_student(predictor.network, output, checkpoint)
+    if isinstance(predictor.network, MetricAnythingStudent):
+        return export_depth_pro(predictor.network, output, checkpoint)
     network = _expressible(predictor.network, checkpoint)
     own = names.widened_projections(network.state_dict())
     if form == "original":
@@ -51,17 +52,7 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
         torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
         os.replace(aside, output)
         return output
-    if output.exists():
-        raise ValueError(f"{output} exists already; name a new folder")
-    aside = output.with_name(output.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was interrupted
-    aside.mkdir(parents=True)
-    weights = {name: value.contiguous().clone() for name, value in names.to_transformers(own).items()}
-    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-    _write_json(aside / "config.json", transformers_config(network, own))
-    _write_json(aside / "preprocessor_config.json", _PROCESSOR)
-    os.replace(aside, output)
-    return output
+    return write_transformers_folder(output, names.to_transformers(own), transformers_config(network, own), _PROCESSOR)
 
 
 def transformers_config(network: PromptDA, own: dict[str, Tensor]) -> dict[str, Any]:
@@ -156,7 +147,3 @@ def _mlp_ratio(backbone: Any) -> int:
         if width == hidden:
             return ratio
     raise ValueError(f"an MLP of {hidden} channels over {channels} has no whole ratio, and transformers can say nothing else")
-
-
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

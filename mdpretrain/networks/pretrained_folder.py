@@ -109,6 +109,9 @@ def write_pretrained(
         (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         if card is not None:
             (aside / "README.md").write_text(card)
+        for file in aside.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
         os.rename(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

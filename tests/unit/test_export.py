@@ -192,7 +192,7 @@ def test_mistakes_are_named(tmp_path, released):
     (tmp_path / "incomplete/config.json").write_text((released / "config.json").read_text())
     with pytest.raises(ValueError, match=r"'decoder\.reassemble\.2\.smooth\.weight' is missing"):
         import_weights(tmp_path / "incomplete", tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="only PromptDA"):
+    with pytest.raises(ValueError, match="is not a Depth Pro of transformers: its encoder is a TimmEncoder"):
         export(saved(built(TINY_STUDENT), tmp_path / "student.ckpt"), tmp_path / "out")
     with pytest.raises(ValueError, match="exists already"):
         export(own, tmp_path / "other")

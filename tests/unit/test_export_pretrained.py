@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from network_parts import TINY_STUDENT, TINY_TEACHER, built, made_batch
+from network_parts import TINY_ENCODER, TINY_STUDENT, TINY_TEACHER, built, made_batch
 from safetensors.torch import load_file
 from training_parts import PREPARATION, PRIOR_NETWORK, build
 
@@ -19,6 +19,17 @@ from mdpretrain.networks.module_config import module_config
 from mdpretrain.networks.pretrained_folder import is_pretrained_folder, read_pretrained
 from mdpretrain.tasks.predictor import Predictor, load_predictor
 
+POINT_MAP = {
+    "class_path": "mdpretrain.networks.point_map.PointMapStudent",
+    "init_args": {"encoder": TINY_ENCODER, "feature_channels": 16, "widths": [16, 8, 8, 8, 8]},
+}
+NETWORKS = {"student": TINY_STUDENT, "teacher": TINY_TEACHER, "point map": POINT_MAP}
+SAID = {  # depth space, prompt needed, focal length needed, focal length estimated
+    "student": ("canonical_inverse", False, True, False),
+    "teacher": ("metric", True, False, False),
+    "point map": ("metric", False, False, True),
+}
+
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
     torch.manual_seed(1)
@@ -28,8 +39,8 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def checkpoint_of(kind: str, file: pathlib.Path) -> pathlib.Path:
-    """As the tasks write it: a student, or a teacher with preparation and prior; with an average that differs from the weights."""
-    modules = {"network": randomised(built(TINY_STUDENT if kind == "student" else TINY_TEACHER))}
+    """As the tasks write it, a teacher with preparation and prior; with an average that differs from the weights."""
+    modules = {"network": randomised(built(NETWORKS[kind]))}
     if kind == "teacher":
         prior = {"class_path": "mdpretrain.networks.priors.CheckpointPrior", "init_args": {"network": PRIOR_NETWORK}}
         modules |= {"preparation": build(PREPARATION), "prior": randomised(build(prior))}
@@ -56,15 +67,14 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return export_pretrained(checkpoint_of("student", folder / "student.ckpt"), folder / "student", licence="apache-2.0")
 
 
-@pytest.mark.parametrize("weights", ["trained", "ema"])
-@pytest.mark.parametrize("kind", ["student", "teacher"])
+@pytest.mark.parametrize(("kind", "weights"), [("student", "ema"), ("teacher", "trained"), ("point map", "trained")])
 def test_the_folder_predicts_as_the_run_to_the_bit(tmp_path, kind, weights):
     run = checkpoint_of(kind, tmp_path / "run.ckpt")
     options = ["--ema"] if weights == "ema" else []
     assert main(["export", str(run), "--output", str(tmp_path / "out"), *options]) == 0
     first, second = load_predictor(run, weights=weights), load_predictor(tmp_path / "out")
     assert first.fingerprint == second.fingerprint
-    assert second.needs_prompt == (kind == "teacher") and (second.prior is None) == (kind == "student")
+    assert second.needs_prompt == (kind == "teacher") and (second.prior is None) == (kind != "teacher")
     states = first.state_dict(), second.state_dict()
     assert states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     batch = made_batch()
@@ -72,8 +82,8 @@ def test_the_folder_predicts_as_the_run_to_the_bit(tmp_path, kind, weights):
     assert network_to_config(first.network) == network_to_config(second.network)
     facts = json.loads((tmp_path / "out/config.json").read_text())["mdpretrain"]["facts"]
     assert facts["fingerprint"] == first.fingerprint and facts["weights"] == weights
-    assert facts["depth_space"] == ("canonical_inverse" if kind == "student" else "metric")
-    assert (facts["needs_prompt"], facts["needs_focal_length"]) == ((False, True) if kind == "student" else (True, False))
+    names = ("depth_space", "needs_prompt", "needs_focal_length", "estimates_focal_length")
+    assert tuple(facts[name] for name in names) == SAID[kind]
     assert facts["training"] == {"global_step": 7, "code": {"version": "1"}, "task": "some.Task", "image_size": [48, 64]}
 
 
@@ -119,6 +129,7 @@ def test_half_the_bytes_round_the_matrices_alone(student, tmp_path):
         assert torch.equal(small[name].float(), value.bfloat16().float() if value.ndim > 1 else value), name
     predictor = load_predictor(folder)
     facts = read_pretrained(folder)["facts"]
+    assert facts["training"]["global_step"] == 7 and facts["licence"] == "apache-2.0"  # handed on
     assert facts["dtype"] == "bf16" and facts["fingerprint"] == predictor.fingerprint != load_predictor(student).fingerprint
     assert all(value.dtype == torch.float32 for value in predictor.state_dict().values() if value.is_floating_point())
     batch = made_batch()
@@ -180,4 +191,4 @@ def test_options_of_one_form_are_refused_for_another(student, tmp_path, capsys):
     assert main(["export", str(student), "--output", str(tmp_path / "x"), "--format", "transformers", "--dtype", "bf16"]) == 2
     assert "--dtype belongs to --format pretrained; leave it out for transformers" in capsys.readouterr().err
     assert main(["export", str(student), "--output", str(tmp_path / "x"), "--format", "transformers"]) == 2
-    assert "holds a MetricAnythingStudent; only PromptDA networks" in capsys.readouterr().err
+    assert "is not a Depth Pro of transformers" in capsys.readouterr().err

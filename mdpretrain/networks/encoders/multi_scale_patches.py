@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mdpretrain.networks.encoders.padding import Padding
-from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder
+from mdpretrain.networks.encoders.timm_encoder import EncodedImage, TimmEncoder, resized
 
 OVERLAP_UNIT = 8  # tokens along a crop come in eighths: 2/8 overlap at full scale, 4/8 at half scale, half of it trimmed per side
 
@@ -82,8 +82,7 @@ class MultiScalePatchEncoder(TimmEncoder):
         """Merged maps of an sRGB image in [0, 1] of any size; nothing is padded."""
         assert self.input_size is not None
         padding = Padding.to_multiple(image.shape[-2], image.shape[-1], 1)
-        if tuple(image.shape[-2:]) != self.input_size:
-            image = F.interpolate(image, self.input_size, mode="bilinear", antialias=True)
+        image = resized(image, self.input_size)
         half, quarter = (F.interpolate(image, scale_factor=s, mode="bilinear", align_corners=False) for s in (0.5, 0.25))
         crops = [split(image, self.crop_px, 3 * self.crop_px // 4), split(half, self.crop_px, self.crop_px // 2), quarter]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):

@@ -138,8 +138,8 @@ class TimmEncoder(nn.Module):
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> EncodedImage:
         """Features, class tokens and padding of an sRGB image in [0, 1] of any size."""
         padding = Padding.to_multiple(image.shape[-2], image.shape[-1], self.stride if self.input_size is None else 1, self.padding)
-        if self.input_size is not None and self.input_size != tuple(image.shape[-2:]):
-            image = F.interpolate(image, self.input_size, mode="bilinear", antialias=True)
+        if self.input_size is not None:
+            image = resized(image, self.input_size)
         padded = padding.pad_zeros((image - self.mean) / self.std)
         options: dict[str, Any] = {"return_prefix_tokens": True} if self._has_prefix else {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -178,6 +178,17 @@ class TimmEncoder(nn.Module):
         Nor is recomputation part of what the network is.
         """
         return {**recorded, "init_args": {**recorded["init_args"], "weights": None, "gradient_checkpointing": False}}
+
+
+def resized(image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 H2 W2"]:
+    """Bilinear, antialiased; an image of this size is returned as it is.
+
+    A size that is a symbol (``torch.export``) is not compared, which would make it a constant: such a resize is the identity anyway.
+    """
+    height, width = image.shape[-2:]
+    if isinstance(height, int) and isinstance(width, int) and (height, width) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", antialias=True)
 
 
 def _add_positions(backbone: Any, patches: Float[Tensor, "B h w C"]) -> Float[Tensor, "B N C"]:
