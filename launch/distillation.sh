@@ -58,7 +58,7 @@ tasks=()
 for task in $(seq 0 $((PROCESSES - 1))); do
     # shellcheck disable=SC2086
     mdpretrain label --config recipes/debug/label.yaml --checkpoint "$RUN/teacher" --shards "$RUN/shards/recorded" --output "$RUN/labels" \
-        --prompt-count $PROMPT --task-id "$task" --num-tasks "$PROCESSES" &
+        --prompt-count $PROMPT --consistency disjoint --task-id "$task" --num-tasks "$PROCESSES" &
     tasks+=($!)
 done
 for task in "${tasks[@]}"; do wait "$task"; done
@@ -76,7 +76,7 @@ LABELLED="[{path: $RUN/shards/recorded, sidecars: [$RUN/labels], name: recorded}
 say "5/7 student of the labels"
 student labels "$LABELLED"
 say "6/7 student of the raw depth"
-student raw "[{path: $RUN/shards/recorded, name: recorded}]"
+student raw "[{path: $RUN/shards/recorded, sidecars: [], name: recorded}]"
 COMPARED=("student=$RUN/students/labels" "raw=$RUN/students/raw")
 [ "$ABLATIONS" != all ] || ABLATIONS="loss_inverse loss_weighted_half loss_weighted_one loss_log vit_deep_to_deep vit_depth_pro"
 for name in $ABLATIONS; do
