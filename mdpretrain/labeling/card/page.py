@@ -128,7 +128,7 @@ def _source_section(content: CardContent, number: int, source: str) -> str:
     table = content.table
     rows = table.rows_of(source)
     without = table.unlabelled.get(source, 0)
-    counts = f"{rows.size:,} labels" + (f", {without:,} samples without" if without else "")
+    counts = f"{rows.size:,} label{'s' * (rows.size != 1)}" + (f", {without:,} samples without" if without else "")
     heading = f'<article id="source-{number}"><h2>{escape(source)} <small>{counts}</small></h2>'
     if not rows.size:
         return f"{heading}</article>"
