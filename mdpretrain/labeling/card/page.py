@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_shards import colour, page
-from mdpretrain.labeling.card.charts import chart_svg
+from mdpretrain.labeling.card.charts import chart_png
 from mdpretrain.labeling.card.label_table import Bounds, LabelTable, reject_reasons
 from mdpretrain.labeling.card.shown import ShownLabel
 from mdpretrain.labeling.quality import FIGURES
@@ -133,7 +133,7 @@ def _source_section(content: CardContent, number: int, source: str) -> str:
     if not rows.size:
         return f"{heading}</article>"
     columns = {name: values[rows] for name, values in table.columns.items()}
-    uri = page.data_uri(chart_svg(columns, content.thresholds), "image/svg+xml")
+    uri = page.data_uri(chart_png(columns, content.thresholds), "image/png")
     drawing = f'<img class="wide" src="{uri}" alt="distributions of the figures of {escape(source)}">'
     return f"{heading}{drawing}{''.join(content.panels.get(source, ()))}</article>"
 
