@@ -24,7 +24,7 @@ from data_shards.storage.storage import default_storage
 from data_shards.writer import write_shard
 from mdpretrain.cli import main
 from mdpretrain.labeling.card import command
-from mdpretrain.labeling.card.charts import chart, chart_svg, kept_shares
+from mdpretrain.labeling.card.charts import chart, chart_png, kept_shares
 from mdpretrain.labeling.card.label_table import LabelTable, read_label_table, read_thresholds, reject_reasons
 from mdpretrain.labeling.card.page import panel_html
 from mdpretrain.labeling.card.shown import FARTHEST, LEAST_CONSISTENT, MEDIAN, RANDOM, LabelReader, choose
@@ -109,7 +109,7 @@ def test_the_card_is_one_page_with_counts_thresholds_and_pictures(labels: Path, 
     )
     photos = [picture_of(uri) for uri in page.pictures if uri.startswith("data:image/jpeg")]
     assert len(photos) == 5 * (4 + 2) and {photo.shape for photo in photos} == {(HEIGHT, WIDTH, 3)}  # desk: one a group; street has two
-    assert sum(uri.startswith("data:image/svg") for uri in page.pictures) == 2 and all(uri.startswith("data:") for uri in page.pictures)
+    assert sum(uri.startswith("data:image/png") for uri in page.pictures) == 2 and all(uri.startswith("data:") for uri in page.pictures)
     assert html.count("left out by the thresholds") > 0 and output.stat().st_size < 1e6
 
 
@@ -209,13 +209,13 @@ def test_kept_shares_are_those_of_the_rule() -> None:
 def test_drawings_depend_on_the_figures_alone_and_bear_any_of_them() -> None:
     columns = {"consistency": np.ones(3), "near_m": np.array([1.0, np.nan, 1.0]), "abs_rel": np.zeros(3), "own": np.array([-3.0, 5.0, 1e6])}
     limits = {"consistency": (0.5, None), "abs_rel": (None, 0.1)}
-    assert chart_svg(columns, limits) == chart_svg(columns, limits)
+    assert chart_png(columns, limits) == chart_png(columns, limits)
     titles = [axes.get_title(loc="left") for axes in chart(columns | {"far_m": np.full(3, np.nan)}, limits).axes]
     assert [title.split()[0] for title in titles if title] == list(columns) and "1 without" in " ".join(titles)
 
 
 def test_a_full_page_says_what_it_leaves_out(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "ROOM_BYTES", 1)
+    monkeypatch.setattr(command, "PAGE_BYTES", 2 * command.CHART_BYTES + 1)
     folder = write_labels(originals, tmp_path / "labels", figures())
     table = read_label_table(folder, quiet=True)
     content = command.label_card(table, originals, {}, quiet=True)

@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Mapping
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,19 +15,19 @@ from mdpretrain.labeling.card.label_table import Bounds
 from mdpretrain.labeling.quality import FIGURES
 
 COLUMNS, PANEL_INCHES = 4, (3.1, 1.95)
+DOTS_PER_INCH = 100
 BINS = 40
 SHOWN_SHARE = 0.99  # of the values: what lies beyond is drawn in the outermost bin, so that one bad label does not flatten the rest
 BAR_COLOUR, KEPT_COLOUR, LIMIT_COLOUR = "#8aa9d6", "#c2571a", "#b3261e"
 LOGARITHMIC = ("near_m", "far_m")
 LEAST_WIDTH, LEAST_RATIO = 0.05, 1.05  # of an axis, where all values are nearly the same
-CURVE_POINTS = 160
+CURVE_POINTS = 120
 
 
-def chart_svg(columns: Mapping[str, np.ndarray], thresholds: Mapping[str, Bounds]) -> bytes:
-    """The drawing as SVG, the same bytes for the same figures."""
+def chart_png(columns: Mapping[str, np.ndarray], thresholds: Mapping[str, Bounds]) -> bytes:
+    """The drawing as a PNG, which takes half the room of an SVG; the same bytes for the same figures."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "label card"}):
-        chart(columns, thresholds).savefig(buffer, format="svg", metadata={"Date": None})
+    chart(columns, thresholds).savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
 
 

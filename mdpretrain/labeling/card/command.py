@@ -15,7 +15,8 @@ from mdpretrain.labeling.card.label_table import Bounds, LabelTable, read_label_
 from mdpretrain.labeling.card.page import CardContent, bounds_text, card_html, panel_html
 from mdpretrain.labeling.card.shown import LabelReader, choose
 
-ROOM_BYTES = 6_000_000  # of the samples' pictures: a page stays below 8 MB, which a browser opens at once and a mail may carry
+PAGE_BYTES = 7_500_000  # a page stays below 8 MB, which a browser opens at once and a mail may carry
+CHART_BYTES = 170_000  # of them for the drawing of each source; the rest is for samples
 
 
 def label_report_command(argv: list[str]) -> int:
@@ -51,12 +52,12 @@ def label_card(
     queues = {source: choose(table, source, samples, seed) for source in table.sources}
     turns = [(turn, source) for source, queue in queues.items() for turn in range(len(queue))]
     drawn: dict[str, dict[int, str]] = {source: {} for source in table.sources}
-    used, left_out, unreadable = 0, 0, []
+    room, left_out, unreadable = PAGE_BYTES - CHART_BYTES * len(table.sources), 0, []
     with progress_bar(len(turns), "sample", "pictures", quiet) as bar:
         for turn, source in sorted(turns, key=lambda pair: pair[0]):  # stable: the sources in their order within a turn
             why, row = queues[source][turn]
             bar.update()
-            if used >= ROOM_BYTES:
+            if room <= 0:
                 left_out += 1
                 continue
             try:
@@ -64,7 +65,7 @@ def label_card(
             except ValueError as error:
                 unreadable.append(str(error))
                 continue
-            used += len(panel)
+            room -= len(panel)
             drawn[source][turn] = panel
     groups = {source: list(dict.fromkeys(why for why, _ in queue)) for source, queue in queues.items()}
     panels = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_shards import colour, page
-from mdpretrain.labeling.card.charts import chart_svg
+from mdpretrain.labeling.card.charts import chart_png
 from mdpretrain.labeling.card.label_table import Bounds, LabelTable, reject_reasons
 from mdpretrain.labeling.card.shown import ShownLabel
 from mdpretrain.labeling.quality import FIGURES
@@ -128,12 +128,12 @@ def _source_section(content: CardContent, number: int, source: str) -> str:
     table = content.table
     rows = table.rows_of(source)
     without = table.unlabelled.get(source, 0)
-    counts = f"{rows.size:,} labels" + (f", {without:,} samples without" if without else "")
+    counts = f"{rows.size:,} label{'s' * (rows.size != 1)}" + (f", {without:,} samples without" if without else "")
     heading = f'<article id="source-{number}"><h2>{escape(source)} <small>{counts}</small></h2>'
     if not rows.size:
         return f"{heading}</article>"
     columns = {name: values[rows] for name, values in table.columns.items()}
-    uri = page.data_uri(chart_svg(columns, content.thresholds), "image/svg+xml")
+    uri = page.data_uri(chart_png(columns, content.thresholds), "image/png")
     drawing = f'<img class="wide" src="{uri}" alt="distributions of the figures of {escape(source)}">'
     return f"{heading}{drawing}{''.join(content.panels.get(source, ()))}</article>"
 
