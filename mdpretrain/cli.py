@@ -22,7 +22,7 @@ HELP = """usage: mdpretrain VERB [options]
   evaluate     metrics, baselines and a report
   predict      depth, colours and a point cloud from one image
   consolidate  one small file (.safetensors) from a run's newest checkpoint, also from a DeepSpeed folder
-  import-weights  released PromptDA or Depth Anything V2 weights -> a checkpoint to start from
+  import-weights  released PromptDA, Depth Anything V2 or MetricAnything student weights -> a checkpoint
   export       a checkpoint -> a folder to give away, an ONNX file, transformers' or a release's own format
   replay       compute a skipped step of a run anew: mdpretrain replay RUN/incidents/step_XXXXXXXX.json
   plan         what a run will take: memory, time, passes, the batch script

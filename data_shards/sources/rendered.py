@@ -9,12 +9,14 @@ import numpy as np
 import simplejpeg
 
 from data_shards.rendering.cameras import CAMERAS
+from data_shards.rendering.depth_sensor import StereoSensor
 from data_shards.rendering.frames import KINDS, RenderedFrame, preload_textures, render_scene, scene_kind_of
 from data_shards.rendering.renderer import QUALITIES
 from data_shards.schema import DepthType, LabelKind, Sample, SampleMeta
 from data_shards.sources.base import SourceItem
 from data_shards.sources.record import SourceRecord, TrustTier
 
+SENSOR_USES = ("none", "prompt", "label")
 SEED_STRIDE = 1_000_003  # scene i of seed s is world s * SEED_STRIDE + i, so seeds share no scene below a million scenes
 
 
@@ -24,7 +26,9 @@ class RenderedSource:
 
     Scene ``i`` is the same whatever ``scenes`` is, so ``first_scene=100000`` is a held-out set. ``width`` and ``height`` of 0
     give mixed sizes. ``cameras``: "any" draws focal lengths, heights and directions widely; "handheld" keeps to those of a phone
-    that a standing person holds upright, from which a small network learns metres in minutes.
+    that a standing person holds upright, from which a small network learns metres in minutes. ``sensor``: what a simulated stereo
+    camera measures (``rendering.depth_sensor``) is stored beside the exact depth as the sample's ``prompt``, or in its place as the
+    ``label``: raw recordings, whose label kind is then captured; the frames are the same.
     """
 
     scenes: int = 100
@@ -36,6 +40,7 @@ class RenderedSource:
     quality: int = 1
     kind: str = "mixed"
     cameras: str = "any"
+    sensor: str = "none"
 
     name: ClassVar[str] = "rendered"
     record: ClassVar[SourceRecord] = SourceRecord(
@@ -69,6 +74,8 @@ class RenderedSource:
             raise ValueError(f"rendered: kind={self.kind!r}: choose one of {', '.join(KINDS)}")
         if self.cameras not in CAMERAS:
             raise ValueError(f"rendered: cameras={self.cameras!r}: choose one of {', '.join(CAMERAS)}")
+        if self.sensor not in SENSOR_USES:
+            raise ValueError(f"rendered: sensor={self.sensor!r}: choose one of {', '.join(SENSOR_USES)}")
         if self.quality not in range(len(QUALITIES)):
             raise ValueError(f"rendered: quality={self.quality}: choose one of {', '.join(map(str, range(len(QUALITIES))))}")
         if self.first_scene + self.scenes > SEED_STRIDE:
@@ -95,15 +102,29 @@ class RenderedSource:
 
     def _sample(self, scene: str, frame: RenderedFrame) -> Sample:
         height, width = frame.depth_z_m.shape
+        depth, measured = frame.depth_z_m, self._measured(frame)
+        if self.sensor == "label":
+            assert measured is not None
+            depth, measured = measured, None
         meta = SampleMeta(
             key=f"{scene}/view-{frame.view:02d}",
             source=self.name,
-            **self.record.label(),
+            label_kind=LabelKind.CAPTURED if self.sensor == "label" else LabelKind.RENDERED,
+            depth_type=DepthType.Z,
+            metric=True,
             camera=frame.camera,
             image_size=(width, height),
-            sensor="virtual pinhole",
+            sensor="virtual pinhole" if self.sensor == "none" else "virtual stereo camera",
             licence=self.record.licence,
             group=scene,
         )
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(frame.image), quality=95, colorsubsampling="444")
-        return Sample(meta, jpeg, "jpg", frame.depth_z_m)  # sky is where depth is +inf: a mask would be read and decoded for nothing
+        # sky is where depth is +inf: a mask would be read and decoded for nothing
+        return Sample(meta, jpeg, "jpg", depth, prompt=measured)
+
+    def _measured(self, frame: RenderedFrame) -> np.ndarray | None:
+        """The sensor's map; its calibration is the scene's, its noise the frame's."""
+        if self.sensor == "none":
+            return None
+        scene_rng, rng = (np.random.default_rng([frame.seed, *numbers]) for numbers in ((77,), (78, frame.view)))
+        return StereoSensor().measure(frame.image, frame.depth_z_m, frame.camera, scene_rng, rng)

@@ -210,15 +210,19 @@ class SamplePipeline:
         return to_unit_float(image) if jitter is None else jitter(image, rng, planes)
 
     def _add_prompt(self, row: Row, sample: Sample, view: View, rng: np.random.Generator) -> None:
-        """A prompt is metric z-depth: the sensor's own where that is asked for and there is one, else drawn; empty where it cannot be."""
+        """A prompt is metric z-depth: the sensor's own or points of it where that is asked for and there is one, else drawn from the label;
+        empty where it cannot be."""
         assert self._drawer is not None and self.prompt is not None
+        options, sensed_m = self.prompt, None
+        if sample.prompt is not None and (options.stored or options.points_of_sensor):
+            sensed_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
         if not row.metric or row.depth_is_ray:
             row.prompt_depth_m, row.prompt_mask, row.prompt_kind = np.zeros_like(row.depth), np.zeros_like(row.valid), -1
-        elif self.prompt.stored and sample.prompt is not None:
-            row.prompt_depth_m = _finite(sample_depth(self._z_depth(sample, sample.prompt, RowOptions()), view, sample.meta.image_size))
-            row.prompt_mask, row.prompt_kind = row.prompt_depth_m > 0, PROMPT_KINDS.index("low_resolution")
+        elif options.stored and sensed_m is not None:
+            row.prompt_depth_m, row.prompt_mask, row.prompt_kind = sensed_m, sensed_m > 0, PROMPT_KINDS.index("low_resolution")
         else:
-            scene = PromptScene(row.depth, row.valid, row.image, row.intrinsics)
+            measured_m, measured = (row.depth, row.valid) if sensed_m is None else (sensed_m, sensed_m > 0)
+            scene = PromptScene(measured_m, measured, row.image, row.intrinsics)
             row.prompt_depth_m, row.prompt_mask, row.prompt_kind = self._drawer(scene, rng)
         if self.prompt.interpolate:
             row.interpolated_inverse_depth = linear_inverse_depth(row.prompt_depth_m, row.prompt_mask)

@@ -58,12 +58,12 @@ def student_config(released: Mapping[str, Tensor], source: str) -> dict[str, Any
     """
     try:
         prefix = RELEASED_BACKBONE
-        channels = released[prefix + "cls_token"].shape[-1]
+        channels, periods = released[prefix + "cls_token"].shape[-1], released[prefix + "rope_embed.periods"].numel()
         blocks = {int(name.removeprefix(prefix).split(".")[1]) for name in released if name.startswith(prefix + "blocks.")}
         vit = {
             "embed_dim": channels,
             "depth": len(blocks),
-            "num_heads": channels // (4 * max(len(released[prefix + "rope_embed.periods"]), 1)),
+            "num_heads": channels // max(4 * periods, 1),
             "mlp_ratio": released[prefix + "blocks.0.mlp.w1.weight"].shape[0] / channels,
             "num_reg_tokens": released[prefix + "storage_tokens"].shape[1],
             "patch_size": released[prefix + "patch_embed.proj.weight"].shape[-1],
@@ -71,8 +71,12 @@ def student_config(released: Mapping[str, Tensor], source: str) -> dict[str, Any
         features = released["decoder.convs.0.weight"].shape[0]
         out_channels = [released[f"decoder.convs.{level}.weight"].shape[1] for level in range(LEVELS)]
         head_channels = released["head.2.weight"].shape[0]
-    except (KeyError, IndexError) as error:
+    except KeyError as error:
         raise ValueError(f"{source} is not MetricAnything's Student-DepthMap: {error} is missing") from error
+    except (IndexError, ValueError) as error:  # a shape or a block's name that no ViT has
+        raise ValueError(f"{source} is not MetricAnything's Student-DepthMap: a tensor has no such shape there ({error})") from error
+    if vit["num_heads"] * 4 * periods != channels:
+        raise ValueError(f"{source}: {channels} channels cannot be heads of {4 * periods}, as its {periods} rotary periods say")
     if len(blocks) <= HOOKED_BLOCKS[-1] + 1:
         raise ValueError(f"{source}: {len(blocks)} blocks; the release reads those numbered {HOOKED_BLOCKS} and a later one")
     encoder = {

@@ -62,9 +62,11 @@ class PromptOptions:
         grid, lidar, solid_state_lidar, radar, sfm, time_of_flight, low_resolution, hole, range, anchors: settings of each kind.
         noise: errors added to every drawn prompt, whatever its kind; null for none.
         stored: a sample whose shard holds its sensor's own depth (``KEY.prompt``) gets that as its prompt; the others' are drawn.
+        points_of_sensor: a sample whose shard holds its sensor's own depth has its points drawn from that in place of the label: errors
+            and holes are the sensor's, and the label says what they should have been.
 
     Raises:
-        ValueError: an impossible count, an unknown kind, weights that are negative or all zero.
+        ValueError: an impossible count, an unknown kind, weights that are negative or all zero, both ways to use a sensor's depth.
     """
 
     count: tuple[int, int]
@@ -82,8 +84,11 @@ class PromptOptions:
     anchors: SparseAnchors = dataclasses.field(default_factory=SparseAnchors)
     noise: PromptNoise | None = None
     stored: bool = False
+    points_of_sensor: bool = False
 
     def __post_init__(self) -> None:
+        if self.stored and self.points_of_sensor:
+            raise ValueError("prompt.stored gives the sensor's whole map and prompt.points_of_sensor points of it; set one of them")
         PromptSampler(self.count)  # refuses an impossible range where the recipe is read, not in a worker
         weights = self.weights or {}
         if unknown := sorted(set(weights) - set(PROMPT_KINDS)):

@@ -129,6 +129,22 @@ def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> 
         assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)
 
 
+def test_points_may_be_drawn_from_the_sensors_depth_and_not_the_labels() -> None:
+    low = np.full((HEIGHT // 2, WIDTH // 2), 7.0, np.float32)
+    low[:, : WIDTH // 4] = np.nan
+    phone, bare = make_sample("phone", prompt=low), make_sample("phone")
+    pipeline = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5), points_of_sensor=True), 0)
+    row, plain = pipeline(phone, 0, NO_LIMITS), pipeline(bare, 0, NO_LIMITS)
+    assert row.prompt_mask is not None and row.prompt_depth_m is not None and plain.prompt_depth_m is not None
+    assert row.prompt_mask.sum() == 5 and row.prompt_kind == PROMPT_KINDS.index("uniform")
+    np.testing.assert_allclose(row.prompt_depth_m[row.prompt_mask], 7.0, rtol=1e-6)
+    assert not row.prompt_mask[:, : WIDTH // 2 - 1].any()
+    np.testing.assert_array_equal(plain.prompt_depth_m[plain.prompt_mask], plain.depth[plain.prompt_mask])
+    np.testing.assert_array_equal(row.depth, plain.depth)
+    with pytest.raises(ValueError, match="points_of_sensor"):
+        PromptOptions((5, 5), stored=True, points_of_sensor=True)
+
+
 def test_a_stored_prompt_is_neither_drawn_first_nor_interpolated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     low = np.full((HEIGHT // 4, WIDTH // 4), 2.5, np.float32)
     pipeline = SamplePipeline((HEIGHT, WIDTH), None, PromptOptions((5, 5), interpolate=True, stored=True), 0)

@@ -163,8 +163,12 @@ def test_reassembly_by_doublings_is_linear_and_refuses_what_it_cannot_double():
 
 
 def test_tensors_of_dinov3s_release_change_no_output_and_are_never_trained():
-    strong = {**ARGS, "init_values": None}  # DINOv3's layer scales of 1e-5 would hide what rotates attention
+    torch.manual_seed(0)
+    strong = {**ARGS, "init_values": None}  # DINOv3's layer scales of 1e-5 would hide what rotates attention, as would small weights
     plain, kept = (TimmEncoder(NAME, [1, 3], strong, dinov3_release=release).eval() for release in (False, True))
+    for name, parameter in plain.named_parameters():
+        if ".attn." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
     missing = kept.load_state_dict(plain.state_dict(), strict=False)
     further = ["backbone.mask_token", "backbone.rope.periods", *(f"backbone.blocks.{block}.attn.k_bias" for block in range(4))]
     assert sorted(missing.missing_keys) == sorted(further) and not missing.unexpected_keys
@@ -175,7 +179,7 @@ def test_tensors_of_dinov3s_release_change_no_output_and_are_never_trained():
     assert {name for name, parameter in kept.named_parameters() if not parameter.requires_grad} == set(further) - {"backbone.rope.periods"}
     stored = kept.backbone.rope.periods * 3.1
     kept.load_state_dict({**kept.state_dict(), "backbone.rope.periods": stored})
-    assert not torch.equal(kept(image)[0], plain(image)[0])  # the stored periods are those that are used
+    assert (kept(image)[0] - plain(image)[0]).abs().max() > 1e-4  # the stored periods are those that are used
     kept.bfloat16()
     assert torch.equal(kept.backbone.rope.periods, stored) and kept.backbone.rope.periods.dtype == torch.float32
     assert "backbone.rope.periods" in kept.state_dict()

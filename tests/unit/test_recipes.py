@@ -41,7 +41,7 @@ def mixture_of(recipe: pathlib.Path) -> pathlib.Path:
 
 
 def test_there_is_a_debug_twin_of_every_family() -> None:
-    assert len(FULL) == 18 and len(DEBUG) == 7 and MIXTURES and ENGINES
+    assert len(FULL) == 18 and len(DEBUG) == 8 and MIXTURES and ENGINES
     for recipe in FULL:
         twins = [path for path in DEBUG if f"recipes/debug/{path.name}" in recipe.read_text()]
         assert len(twins) == 1, f"{recipe} must name its twin"

@@ -58,6 +58,7 @@ def test_seeds_and_held_out_scenes_share_nothing():
         ({"kind": "space"}, "space"),
         ({"quality": 2}, "quality=2"),
         ({"cameras": "drone"}, "cameras='drone'"),
+        ({"sensor": "lidar"}, "sensor='lidar'"),
         ({"first_scene": 2_000_000}, "first_scene"),
     ],
 )

@@ -13,12 +13,15 @@ from network_parts import TINY_STUDENT, built, made_batch
 from released_student import BUFFERS, TINY, Widths, canonical_inverse_depth, random_release, released_shapes
 from safetensors.torch import load_file
 from test_networks_loading import saved
+from training_parts import make_batch
 
 from mdpretrain.cli import main
 from mdpretrain.export.student import export_student, student_config
 from mdpretrain.export.student_names import from_release, to_release
+from mdpretrain.losses.table import LossTable
 from mdpretrain.networks.loading import load_network
 from mdpretrain.networks.module_config import build_module
+from mdpretrain.tasks.distillation import Distillation
 from mdpretrain.tasks.predictor import load_predictor
 
 
@@ -111,6 +114,8 @@ def test_what_is_exported_is_what_was_imported(released, imported, tmp_path):
             r"'encoder\.patch_encoder\.blocks\.3\.attn\.qkv\.bias_mask' is missing",
         ),
         ({"fov.head.0.weight": torch.zeros(2, 2)}, r"'fov\.head\.0\.weight' is not part of this network"),
+        ({"encoder.patch_encoder.rope_embed.periods": torch.ones(3)}, r"16 channels cannot be heads of 12, as its 3 rotary periods say"),
+        ({"decoder.convs.2.weight": torch.zeros(())}, r"a tensor has no such shape there"),
         ({"head.4.weight": torch.zeros(3, 3, 1, 1)}, r"'head\.4\.weight' has shape \(3, 3, 1, 1\) where \(3, 3, 3, 3\) is needed"),
         (
             {"encoder.patch_encoder.blocks.2.attn.qkv.bias_mask": torch.full((48,), torch.nan)},
@@ -157,6 +162,38 @@ def test_a_student_of_another_form_is_not_exported_as_the_release(imported, tmp_
     small = saved(built(TINY_STUDENT), tmp_path / "small.ckpt")
     assert main(["export", str(small), "--format", "original", "--output", str(tmp_path / "out.pt")]) == 2
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_the_recipes_encoder_starts_from_dinov3s_own_file(released, tmp_path):
+    """``weights``: DINOv3's names are those of the student's backbone; what has no effect stays zero, the periods are timm's."""
+    prefix = "encoder.patch_encoder."
+    dinov3 = {name.removeprefix(prefix): value for name, value in released.items() if name.startswith(prefix)}
+    torch.save(dinov3, tmp_path / "dinov3.pth")
+    config = student_config(released, "the release")["init_args"]["encoder"]
+    encoder = build_module({**config, "init_args": {**config["init_args"], "weights": str(tmp_path / "dinov3.pth")}})
+    own = {name.removeprefix("encoder."): value for name, value in from_release(released).items() if name.startswith("encoder.")}
+    without = ("k_bias", "mask_token", "periods")
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, own[name]) != name.endswith(without[1:]), name
+        assert value.any() != name.endswith(without[:2]), name
+
+
+def test_the_small_twin_of_the_recipe_has_its_form_and_trains_a_step(repository: pathlib.Path):
+    full, twin = (
+        yaml.safe_load((repository / "recipes" / name).read_text())["model"]["init_args"]
+        for name in ("metric_anything/student_depthmap_vith_1536.yaml", "debug/student_depthmap_multi_scale.yaml")
+    )
+    for option in ("deep_to_deep", "reassembly", "upsampling", "head_layers", "positive_activation"):
+        assert full["network"]["init_args"][option] == twin["network"]["init_args"][option]
+    torch.manual_seed(0)
+    network = build_module(twin["network"])
+    task = Distillation(network, LossTable(**twin["loss"]["init_args"]))
+    batch = make_batch()
+    value = task.loss(task.predict_depth(batch), batch)[0]
+    value.backward()
+    trained = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert value.isfinite() and [name for name, gradient in trained.items() if gradient is None or not gradient.isfinite().all()] == []
+    assert trained["encoder.backbone.patch_embed.proj.weight"].any()
 
 
 def test_biases_of_keys_come_in_behind_their_mask(released):
