@@ -5,6 +5,8 @@ Conventions that every reader and writer of this project shares
 * Depth maps in memory are float32 ``(height, width)``: a finite positive number is a distance, ``NaN`` means *not measured*
   and ``+inf`` means *infinitely far* (sky). Zero and negative numbers never appear.
 * ``metric=True``: the numbers are metres. ``metric=False``: metres up to one unknown positive factor per sample.
+* ``canonical=True`` (never ``metric``, never with a camera): z-depth in units of f_px / W, that is 1 / C with C = f_px / (W * depth_m),
+  f_px and W those of the whole colour image. Only f_px / W is missing to metres; a crop of the width's fraction w shows w times the number.
 * ``DepthType.Z`` is the distance along the optical axis, ``DepthType.RAY`` the distance along the pixel's viewing ray.
 * Pixel coordinates are continuous: the image spans ``[0, width] x [0, height]`` and the centre of the first pixel is
   ``(0.5, 0.5)``. A camera calibrated with the centre of the first pixel at ``(0, 0)`` (OpenCV, KITTI, ROS) is brought
@@ -81,6 +83,7 @@ class SampleMeta:
     ``group`` names what must not be split between training and evaluation (a scene, a drive, a walk).
     ``image_size`` is (width, height). ``encodings`` maps a depth field to the parameters its codec needs.
     ``teacher`` is the fingerprint of the network that wrote a pseudo-label; ``quality`` its per-sample figures.
+    ``canonical`` is written to meta.json only where it is true.
     """
 
     key: str
@@ -97,12 +100,17 @@ class SampleMeta:
     teacher: str | None = None
     quality: dict[str, float] | None = None
     schema_version: int = SCHEMA_VERSION
+    canonical: bool = False
 
     def __post_init__(self) -> None:
         if not KEY_PATTERN.match(self.key):
             raise ValueError(f"key {self.key!r}: use letters, digits, '_', '-' and '/' only (a dot would end the key inside a tar)")
         if (self.label_kind == LabelKind.PSEUDO) != (self.teacher is not None):
             raise ValueError(f"{self.key}: label_kind 'pseudo' and a teacher fingerprint belong together")
+        if self.canonical and (self.metric or self.camera is not None or self.depth_type != DepthType.Z):
+            raise ValueError(
+                f"{self.key}: canonical depth is z-depth of an unknown camera; with the camera, write it in metres (metric, not canonical)"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dictionary; ``from_json`` is its inverse."""
@@ -110,6 +118,8 @@ class SampleMeta:
         record["label_kind"] = self.label_kind.value
         record["depth_type"] = self.depth_type.value
         record["image_size"] = list(self.image_size)
+        if not self.canonical:
+            del record["canonical"]
         return record
 
     @classmethod

@@ -5,13 +5,15 @@ samples are members of some fields only, and a meta.json: ``KEY.prior.pco``, ``K
 rewritten, and a sidecar can be made, replaced or left out by itself.
 
 Joining replaces or adds the sidecar's fields. The sidecar's meta.json says how its depth maps are encoded; where it brings
-``depth`` itself (a pseudo-label), it also says what kind of label that is.
+``depth`` itself (a pseudo-label), it also says what kind of label that is. The original's other depth maps that would be misread by
+what is now said are left out: all of them where z takes the place of ray, ``depth_edge`` (in the depth's unit) where the unit changes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from data_shards.index import ShardIndex
 from data_shards.samples import META_SUFFIX, OPTIONAL_FIELDS, sample_to_members
@@ -19,7 +21,7 @@ from data_shards.schema import DEPTH_FIELDS, Sample
 from data_shards.storage.address import ShardPath
 
 # What the meta of a sidecar that brings ``depth`` says about it, in place of the original's.
-LABEL_FIELDS = ("label_kind", "depth_type", "metric", "teacher", "quality")
+LABEL_FIELDS = ("label_kind", "depth_type", "metric", "teacher", "quality", "canonical")
 
 
 def sidecar_members(sample: Sample, fields: Collection[str], container: str = "pco") -> dict[str, bytes]:
@@ -51,13 +53,24 @@ def join_members(key: str, members: dict[str, bytes], extra: dict[str, bytes]) -
             raise ValueError("a sidecar holds labels, not images")
         encodings = {name: own for name, own in meta.get("encodings", {}).items() if name not in brought}
         encodings |= {name: other["encodings"][name] for name in brought & set(DEPTH_FIELDS)}
+        replaced = set(brought)
         if "depth" in brought:
-            meta |= {name: other[name] for name in LABEL_FIELDS if name in other}
+            joined_meta = meta | {"canonical": False} | {name: other[name] for name in LABEL_FIELDS if name in other}
+            replaced |= _misread(meta, joined_meta)
+            meta = joined_meta
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: its sidecar does not fit ({error!r})") from error
-    kept = {suffix: data for suffix, data in members.items() if suffix.split(".")[0] not in brought}
+    kept = {suffix: data for suffix, data in members.items() if suffix.split(".")[0] not in replaced}
     joined = kept | {suffix: data for suffix, data in extra.items() if suffix != META_SUFFIX}
     return joined | {META_SUFFIX: json.dumps(meta | {"encodings": encodings}, sort_keys=True).encode()}
+
+
+def _misread(meta: dict[str, Any], joined: dict[str, Any]) -> set[str]:
+    """Depth fields that were stored under ``meta`` and would mean something else under ``joined``."""
+    if meta["depth_type"] != joined["depth_type"]:
+        return set(DEPTH_FIELDS)
+    units = ((record["metric"], record.get("canonical", False)) for record in (meta, joined))
+    return {"depth_edge"} if len(set(units)) > 1 else set()
 
 
 def check_shards(

@@ -115,7 +115,7 @@ class SourceStatistics:
         named = {
             "label_kind": meta.label_kind.value,
             "depth_type": meta.depth_type.value,
-            "unit": "metres" if meta.metric else "up to scale",
+            "unit": "metres" if meta.metric else "canonical" if meta.canonical else "up to scale",
             "camera": "unknown" if meta.camera is None else "known",
             "image_size": f"{meta.image_size[0]}x{meta.image_size[1]}",
             "depth_size": f"{sample.depth.shape[1]}x{sample.depth.shape[0]}",

@@ -111,7 +111,8 @@ class PreparedPrompt(_TensorRecord):
 class DepthBatch(_TensorRecord):
     """One collated batch at one resolution.
 
-    ``depth``: finite positive where ``valid``, else 0; metres where ``metric[b]``, z or ray by ``depth_is_ray[b]``.
+    ``depth``: finite positive where ``valid``, else 0; metres where ``metric[b]``, z or ray by ``depth_is_ray[b]``; where ``canonical[b]``
+    (never metric; None: nowhere), z-depth in units of the unknown f_px / W of *this* image: 1 / depth is its canonical inverse depth.
     ``sky``: pixels known to be infinitely far (never valid). ``intrinsics``: 3x3 in pixels of *this* image; NaN where
     ``camera_known[b]`` is false. ``label_kind[b]`` indexes ``data_shards.schema.LABEL_KINDS``: the sample's own, or the mixture
     row's ``loss_kind``. ``prior_depth`` is a prior stored in the shard (0 where it has none). ``confidence`` in [0, 1] weighs a
@@ -137,6 +138,7 @@ class DepthBatch(_TensorRecord):
     confidence: Float[Tensor, "B 1 H W"] | None = None
     prepared: PreparedPrompt | None = None
     edge_depth: Float[Tensor, "B 1 H W"] | None = None
+    canonical: Bool[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]

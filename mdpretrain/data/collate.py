@@ -45,6 +45,7 @@ def collate(rows: Sequence[Row], image: np.ndarray | None = None) -> DepthBatch:
         prior_depth=_optional_maps(rows, lambda row: row.prior_depth, 0.0),
         edge_depth=_optional_maps(rows, lambda row: row.edge_depth, 0.0),
         confidence=_optional_maps(rows, lambda row: row.confidence, 1.0),
+        canonical=torch.tensor([row.canonical for row in rows]) if any(row.canonical for row in rows) else None,
     )
 
 

@@ -82,6 +82,7 @@ class Row:
     position: int
     key: str
     source: str
+    canonical: bool = False  # see ``DepthBatch``
     prior_depth: np.ndarray | None = None
     edge_depth: np.ndarray | None = None
     confidence: np.ndarray | None = None
@@ -147,6 +148,8 @@ class SamplePipeline:
         depth = self._z_depth(sample, sample.depth, options)
         rng = random_generator(AUGMENTATION, self.seed, position)
         view, seen = self._choose_view(sample, depth, options.crop, rng)
+        if meta.canonical:
+            seen = _in_units_of_the_view(seen, view, size)
         sky = np.zeros(seen.shape, bool) if sample.sky is None else sample_nearest(sample.sky, view, size)
         valid = _split_sky(seen, sky)
         if not valid.any():
@@ -164,11 +167,13 @@ class SamplePipeline:
             position=position,
             key=meta.key,
             source=meta.source,
+            canonical=meta.canonical,
         )
         if sample.prior is not None:
             row.prior_depth = _finite(sample_depth(self._z_depth(sample, sample.prior, RowOptions()), view, size))
         if sample.depth_edge is not None:
-            row.edge_depth = _finite(sample_depth(self._z_depth(sample, sample.depth_edge, options), view, size))
+            edge_depth = sample_depth(self._z_depth(sample, sample.depth_edge, options), view, size)
+            row.edge_depth = _finite(_in_units_of_the_view(edge_depth, view, size) if meta.canonical else edge_depth)
         if sample.confidence is not None:
             row.confidence = sample_nearest(sample.confidence, view, size)
         if self._drawer is not None:
@@ -243,6 +248,14 @@ def _split_sky(seen: np.ndarray, sky: np.ndarray) -> np.ndarray:
     valid = np.isfinite(seen) & ~sky
     np.putmask(seen, ~valid, np.float32(0))
     return valid
+
+
+def _in_units_of_the_view(canonical_depth: np.ndarray, view: View, image_size: tuple[int, int]) -> np.ndarray:
+    """Depth in units of f_px / W of the whole image -> of f_px / W of the view: its box has the same f_px over fewer pixels.
+
+    What the output's size is does not matter: it scales f_px and W alike.
+    """
+    return canonical_depth * np.float32(view.width / image_size[0])
 
 
 def _finite(depth: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from mdpretrain.export.onnx_file import export_onnx
+from mdpretrain.export.point_map import import_point_map
 from mdpretrain.export.pretrained import Weights, export_pretrained
 from mdpretrain.export.reading import import_weights
 from mdpretrain.export.student import import_student
@@ -17,21 +18,26 @@ FORMATS = ("pretrained", "onnx", "transformers", "original")
 def import_weights_command(argv: list[str]) -> int:
     """``mdpretrain import-weights [--from FAMILY] SOURCE --output FILE.safetensors``."""
     parser = argparse.ArgumentParser(prog="mdpretrain import-weights", description="Released weights -> a checkpoint of mdpretrain.")
-    what = "whose weights they are: PromptDA's or metric Depth Anything V2's (prompt-da, the default), or MetricAnything's Student-DepthMap"
-    parser.add_argument("--from", dest="family", choices=("prompt-da", "metric-anything-student"), default="prompt-da", help=what)
+    what = (
+        "whose weights they are: PromptDA's or metric Depth Anything V2's (prompt-da, the default), MetricAnything's Student-DepthMap, "
+        "or MoGe-2's, as which its Student-PointMap is released, too"
+    )
+    families = ("prompt-da", "metric-anything-student", "moge-2")
+    parser.add_argument("--from", dest="family", choices=families, default="prompt-da", help=what)
     what = (
         "prompt-da: a folder of transformers (of metric, not of relative depth), or a checkpoint file of the original repositories; "
-        "metric-anything-student: student_depthmap.pt"
+        "metric-anything-student: student_depthmap.pt; moge-2: model.pt"
     )
     parser.add_argument("source", type=pathlib.Path, metavar="SOURCE", help=what)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the .safetensors file to write")
     what = "prompt-da: what the output spans in an image without prompt (default: the source's, or 20)"
     parser.add_argument("--max-depth-m", type=float, help=what)
     options = parser.parse_args(argv)
-    if options.family == "metric-anything-student":
+    if options.family != "prompt-da":
         if options.max_depth_m is not None:
             raise ValueError("--max-depth-m is for --from prompt-da; the student's depth is not spanned by a number")
-        print(f"wrote {import_student(options.source, options.output)}")
+        imported = import_student if options.family == "metric-anything-student" else import_point_map
+        print(f"wrote {imported(options.source, options.output)}")
         return 0
     print(f"wrote {import_weights(options.source, options.output, options.max_depth_m)}")
     return 0

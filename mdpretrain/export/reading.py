@@ -95,7 +95,17 @@ def _read_folder(folder: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def read_tensors(file: pathlib.Path) -> dict[str, Tensor]:
-    """The state dictionary of a file, wherever it lies in it; torch's restricted unpickler, so a stranger's file runs no code.
+    """The state dictionary of a file, wherever it lies in it.
+
+    Raises:
+        ValueError: an unreadable file.
+    """
+    content = read_content(file)
+    return {name: value for name, value in content.get("state_dict", content).items() if isinstance(value, Tensor)}
+
+
+def read_content(file: pathlib.Path) -> dict[str, Any]:
+    """What a file holds; torch's restricted unpickler, so a stranger's file runs no code.
 
     Raises:
         ValueError: an unreadable file.
@@ -107,5 +117,4 @@ def read_tensors(file: pathlib.Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} cannot be read ({error})") from error
     except Exception as error:  # torch raises many types here, all meaning: this file is no good
         raise ValueError(f"{file} cannot be read as plain tensors ({type(error).__name__}); is it whole?") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return content if isinstance(content, dict) else {}

@@ -1,7 +1,8 @@
 """Losses that compare values pixel by pixel: MAE, robust MAE, L1 of logarithms, and the scale-invariant log loss.
 
 All take ``prediction, target, valid, weight`` of shape ``[B, 1, H, W]`` in one common space and return a scalar (or ``[B]``,
-see ``reductions``). Pixels outside ``valid`` are never read: they may hold anything, NaN included.
+see ``reductions``). Pixels outside ``valid`` are never read: they may hold anything, NaN included. Under ``pixel_loss`` a function says
+what the error of a pixel is; what is dropped and how the rest is averaged is the same for all and stands there.
 """
 
 from __future__ import annotations
@@ -10,50 +11,35 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdpretrain.losses.reductions import masked_mean, reduce_images, trimmed_mean
+from mdpretrain.losses.pixel_loss import pixel_loss
+from mdpretrain.losses.reductions import any_valid, fill_invalid, masked_mean, reduce_images
 
 
-def fill_invalid(values: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"], fill: float = 0.0) -> Float[Tensor, "B 1 H W"]:
-    """``values`` in float32 with ``fill`` (and no gradient) where not valid, so that nothing strange can spread from there."""
-    return torch.where(valid, values.float(), torch.full_like(values, fill, dtype=torch.float32))
+def absolute_errors(
+    prediction: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B 1 H W"]:
+    """|p - t|, 0 where not valid."""
+    return (fill_invalid(prediction, valid) - fill_invalid(target, valid)).abs()
 
 
-def any_valid(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, " B"]:
-    """Which images have at least one valid pixel."""
-    return valid.flatten(1).any(dim=1)
-
-
-def mae(
-    prediction: Float[Tensor, "B 1 H W"],
-    target: Float[Tensor, "B 1 H W"],
-    valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
-    *,
-    drop_fraction: float = 0.0,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
-    """Mean absolute error, after dropping the ``drop_fraction`` largest errors of each image.
+@pixel_loss()
+def mae(prediction: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """Mean absolute error.
 
     Source: L_MAE of Depth Pro (arXiv 2410.02073, section 3.2), there on canonical inverse depth.
     """
-    errors = (fill_invalid(prediction, valid) - fill_invalid(target, valid)).abs()
-    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+    return absolute_errors(prediction, target, valid)
 
 
+@pixel_loss(drop_fraction=0.2)
 def robust_mae(
-    prediction: Float[Tensor, "B 1 H W"],
-    target: Float[Tensor, "B 1 H W"],
-    valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
-    *,
-    drop_fraction: float = 0.2,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
+    prediction: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B 1 H W"]:
     """MAE over the best 80 % of each image's valid pixels: labels of real sensors are wrong at some edges and reflections.
 
     Source: MetricAnything and Depth Pro on real data (spec 1.4); the trimming follows MiDaS (arXiv 1907.01341, eq. 6).
     """
-    return mae(prediction, target, valid, weight, drop_fraction=drop_fraction, reduction=reduction)
+    return absolute_errors(prediction, target, valid)
 
 
 def log_extended(values: Float[Tensor, "B 1 H W"], floor: float) -> Float[Tensor, "B 1 H W"]:
@@ -63,54 +49,45 @@ def log_extended(values: Float[Tensor, "B 1 H W"], floor: float) -> Float[Tensor
     return torch.where(inside, logarithm, logarithm + (values - floor) / floor)
 
 
+@pixel_loss()
 def log_l1(
     prediction: Float[Tensor, "B 1 H W"],
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
     *,
-    drop_fraction: float = 0.0,
     floor: float = 1e-3,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, "B 1 H W"]:
     """Mean of |ln p - ln t|, to first order the relative error; the same number on depth in metres as on its inverse.
 
     Predictions below ``floor`` meet the tangent of the logarithm there. Targets must be positive where valid.
     """
     logarithm = log_extended(fill_invalid(prediction, valid, 1.0), floor)
-    errors = (logarithm - fill_invalid(target, valid, 1.0).log()).abs()
-    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+    return (logarithm - fill_invalid(target, valid, 1.0).log()).abs()
 
 
+@pixel_loss()
 def relative_l1(
     prediction: Float[Tensor, "B 1 H W"],
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
-    *,
-    drop_fraction: float = 0.0,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, "B 1 H W"]:
     """Mean of |p - t| / t on depth: AbsRel as a loss, the L1 weighted by 1/z of MoGe's aligned losses (spec 7).
 
     It is not symmetric: a pixel that might be near or far is best called near, because too far costs more than too near. ``log_l1``
     is symmetric, and where surfaces are ambiguous the two minima differ.
     """
     truth = fill_invalid(target, valid, 1.0)
-    errors = (fill_invalid(prediction, valid, 1.0) - truth).abs() / truth
-    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+    return (fill_invalid(prediction, valid, 1.0) - truth).abs() / truth
 
 
+@pixel_loss()
 def inverse_relative_l1(
     prediction: Float[Tensor, "B 1 H W"],
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
     *,
-    drop_fraction: float = 0.0,
     floor: float = 1e-2,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, "B 1 H W"]:
     """``relative_l1`` of the depth that an inverse depth stands for: mean of |t / p - 1|.
 
     Predictions below ``floor`` meet the tangent of 1/p there, so that the gradient stays bounded by t / floor^2.
@@ -118,8 +95,7 @@ def inverse_relative_l1(
     inside = prediction.float() >= floor
     inverse = fill_invalid(prediction, valid, 1.0)
     depth = torch.where(inside, 1 / torch.where(inside, inverse, torch.ones_like(inverse)), 2 / floor - inverse / floor**2)
-    errors = (depth * fill_invalid(target, valid, 1.0) - 1).abs()
-    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+    return (depth * fill_invalid(target, valid, 1.0) - 1).abs()
 
 
 def silog(

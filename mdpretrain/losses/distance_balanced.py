@@ -6,25 +6,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdpretrain.losses.absolute import any_valid, fill_invalid
-from mdpretrain.losses.reductions import reduce_images, trimmed_mean
+from mdpretrain.losses.pixel_loss import pixel_loss
+from mdpretrain.losses.reductions import fill_invalid
 
 FORMS = ("inverse", "weighted", "log")
 
 
+@pixel_loss()
 def distance_balanced(
     prediction: Float[Tensor, "B 1 H W"],
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
     *,
     form: str = "log",
     gamma: float = 0.5,
     steepness: float = 30.0,
     inverse_floor: float = 1e-3,
-    drop_fraction: float = 0.0,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, "B 1 H W"]:
     """L1 on a function of canonical inverse depth C = f_px / (W * depth_m) that decides how near and far share the gradient.
 
     * ``inverse``: |C - C*|. A relative error e costs C* e: what is near rules.
@@ -45,12 +43,9 @@ def distance_balanced(
         )
     inverse_prediction, inverse_target = fill_invalid(prediction, valid), fill_invalid(target, valid)
     if form == "log":
-        errors = (_log1p_extended(inverse_prediction, steepness) - _log1p_extended(inverse_target, steepness)).abs()
-    else:
-        errors = (inverse_prediction - inverse_target).abs()
-        if form == "weighted":
-            errors = errors * inverse_target.clamp(min=inverse_floor).pow(-gamma)
-    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid), reduction)
+        return (_log1p_extended(inverse_prediction, steepness) - _log1p_extended(inverse_target, steepness)).abs()
+    errors = (inverse_prediction - inverse_target).abs()
+    return errors if form == "inverse" else errors * inverse_target.clamp(min=inverse_floor).pow(-gamma)
 
 
 def _log1p_extended(inverse: Float[Tensor, "B 1 H W"], steepness: float) -> Float[Tensor, "B 1 H W"]:

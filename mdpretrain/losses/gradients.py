@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdpretrain.losses.absolute import any_valid, fill_invalid
-from mdpretrain.losses.reductions import masked_mean, reduce_images
+from mdpretrain.losses.reductions import any_valid, fill_invalid, masked_mean, reduce_images
 
 MAJORITY = 0.5  # a coarse pixel is valid if at least half of the blur's weight fell on valid pixels
 

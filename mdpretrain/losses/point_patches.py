@@ -27,7 +27,7 @@ _PURPOSE = 0x706174636873  # of the drawn numbers; the level is added to it
 
 
 class _Patches(NamedTuple):
-    index: Int[Tensor, "B P S"]  # flat pixels of the window
+    pixels: Int[Tensor, "B P S"]  # flat, of the window
     inside: Bool[Tensor, "B P S"]  # valid and within the sphere
     radius: Float[Tensor, "B P"]  # of the sphere, in the target's unit
     side: int  # of the window, in pixels
@@ -46,16 +46,16 @@ def local_points(
     """
     drawn = _draw(target, level, patches)
     enough = (drawn.inside.sum(dim=2) >= LEAST_POINTS) & alignment.usable[:, None]
-    predicted, wanted = _taken(point_map.points.float(), drawn.index), _taken(target.points, drawn.index)
+    predicted, wanted = _taken(point_map.points.float(), drawn.pixels), _taken(target.points, drawn.pixels)
     fit = _aligned(predicted.detach(), wanted, drawn, resolution)
     ratio = fit.scale.reshape(enough.shape) / alignment.scale[:, None]
     enough = enough & fit.usable.reshape(enough.shape) & (ratio > 1 / SCALE_RATIO) & (ratio < SCALE_RATIO)
     valid = drawn.inside & enough[..., None]
     scale, shift = fit.scale.reshape(enough.shape), fit.shift.reshape(*enough.shape, 3)
     aligned = torch.where(valid[..., None], scale[..., None, None] * predicted + shift[:, :, None, :], wanted)
-    error = (aligned - wanted).abs().mean(dim=-1) * _taken(target.inverse_z, drawn.index)[..., 0]
+    error = (aligned - wanted).abs().mean(dim=-1) * _taken(target.inverse_z, drawn.pixels)[..., 0]
     if target.weight is not None:
-        error = error * _taken(target.weight, drawn.index)[..., 0]
+        error = error * _taken(target.weight, drawn.pixels)[..., 0]
     total = torch.where(valid, error, 0.0).sum(dim=(1, 2))
     count = valid.sum(dim=(1, 2))
     return Losses(total / count.clamp(min=1), count > 0)
@@ -85,8 +85,8 @@ def _aligned(predicted: Tensor, wanted: Tensor, drawn: _Patches, resolution: int
     """Scale and xyz-shift of every patch, errors measured in its radius."""
     predicted, wanted, inside = (value.flatten(0, 1) for value in (predicted, wanted, drawn.inside))
     cells, filled = nearest_in_cells(inside.unflatten(1, (drawn.side, drawn.side)), resolution, resolution)
-    thinned = [value.gather(1, cells[..., None].expand(-1, -1, 3)) for value in (predicted, wanted)]
-    return align_scale_xyz_shift(*thinned, filled / drawn.radius.reshape(-1, 1).clamp_min(torch.finfo(torch.float32).tiny))
+    thinned, thinned_wanted = (value.gather(1, cells[..., None].expand(-1, -1, 3)) for value in (predicted, wanted))
+    return align_scale_xyz_shift(thinned, thinned_wanted, filled / drawn.radius.reshape(-1, 1).clamp_min(torch.finfo(torch.float32).tiny))
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:

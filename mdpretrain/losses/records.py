@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal
@@ -43,23 +42,6 @@ class LossRecord:
         return {p.name: p.default for p in parameters if p.name not in GIVEN_BY_TABLE}
 
 
-def on_normalised(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The scale-and-shift-invariant form of a loss: both maps median-normalised first; images with a flat target give 0."""
-
-    @functools.wraps(loss)
-    def normalised(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, **options: Any) -> Tensor:
-        normal_prediction, _ = scale_shift.median_normalise(prediction, valid)
-        normal_target, has_shape = scale_shift.median_normalise(target, valid)
-        return loss(normal_prediction, normal_target, valid & has_shape[:, None, None, None], weight, **options)
-
-    return normalised
-
-
-ssi_mage = on_normalised(gradients.mage)
-ssi_male = on_normalised(gradients.male)
-ssi_msge = on_normalised(gradients.msge)
-ssi_gradient_matching = on_normalised(gradients.gradient_matching)
-
 _RECORDS = (
     LossRecord("mae", absolute.mae, ABSOLUTE_SPACES, "none", differences=True),
     LossRecord("robust_mae", absolute.robust_mae, ABSOLUTE_SPACES, "none", differences=True),
@@ -77,10 +59,10 @@ _RECORDS = (
     LossRecord("gradient_matching", gradients.gradient_matching, ABSOLUTE_SPACES, "none", differences=True),
     LossRecord("edge_gradient", gradients.edge_gradient, ABSOLUTE_SPACES, "none", reads_edges=True, differences=True),
     LossRecord("ssi_mae", scale_shift.ssi_mae, ALL_SPACES, "affine"),
-    LossRecord("ssi_mage", ssi_mage, ALL_SPACES, "affine"),
-    LossRecord("ssi_male", ssi_male, ALL_SPACES, "affine"),
-    LossRecord("ssi_msge", ssi_msge, ALL_SPACES, "affine"),
-    LossRecord("ssi_gradient_matching", ssi_gradient_matching, ALL_SPACES, "affine"),
+    LossRecord("ssi_mage", scale_shift.ssi_mage, ALL_SPACES, "affine"),
+    LossRecord("ssi_male", scale_shift.ssi_male, ALL_SPACES, "affine"),
+    LossRecord("ssi_msge", scale_shift.ssi_msge, ALL_SPACES, "affine"),
+    LossRecord("ssi_gradient_matching", scale_shift.ssi_gradient_matching, ALL_SPACES, "affine"),
 )
 LOSSES: dict[str, LossRecord] = {record.name: record for record in _RECORDS}
 

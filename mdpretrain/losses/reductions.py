@@ -17,6 +17,16 @@ from torch import Tensor
 REDUCTIONS = ("mean", "none")
 
 
+def fill_invalid(values: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"], fill: float = 0.0) -> Float[Tensor, "B 1 H W"]:
+    """``values`` in float32 with ``fill`` (and no gradient) where not valid, so that nothing strange can spread from there."""
+    return torch.where(valid, values.float(), torch.full_like(values, fill, dtype=torch.float32))
+
+
+def any_valid(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, " B"]:
+    """Which images have at least one valid pixel."""
+    return valid.flatten(1).any(dim=1)
+
+
 def reduce_images(values: Float[Tensor, " B"], counts: Bool[Tensor, " B"], reduction: str) -> Float[Tensor, "..."]:
     """Mean over the images that count (0 if none does), or the ``[B]`` values with 0 where an image does not count.
 

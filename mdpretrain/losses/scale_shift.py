@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mdpretrain.losses.absolute import any_valid, fill_invalid
-from mdpretrain.losses.reductions import masked_mean, masked_median, reduce_images, trimmed_mean
+from mdpretrain.losses import absolute, gradients
+from mdpretrain.losses.reductions import fill_invalid, masked_mean, masked_median
 
 RELATIVE_FLATNESS = 1e-5  # a mean absolute deviation below this share of the median is rounding, not shape
 ABSOLUTE_FLATNESS = 1e-8
@@ -30,21 +34,24 @@ def median_normalise(
     return centred / scale[:, None, None, None], has_shape
 
 
-def ssi_mae(
-    prediction: Float[Tensor, "B 1 H W"],
-    target: Float[Tensor, "B 1 H W"],
-    valid: Bool[Tensor, "B 1 H W"],
-    weight: Float[Tensor, "B 1 H W"] | None = None,
-    *,
-    drop_fraction: float = 0.0,
-    reduction: str = "mean",
-) -> Float[Tensor, "..."]:
-    """MAE of the two median-normalised maps, blind to positive scale and shift of either (inverse depth as a rule).
+def on_normalised(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The scale-and-shift-invariant form of a loss, blind to positive scale and shift of either map (inverse depth as a rule).
 
-    ``drop_fraction=0.2`` is MiDaS's trimmed variant (eq. 7). An image with a flat target carries no information up to scale and
-    shift and does not count; a flat prediction is centred only, so that its gradient stays of the order of the target's.
+    Both maps are median-normalised first. An image with a flat target carries no information up to scale and shift and does not count; a
+    flat prediction is centred only, so that its gradient stays of the order of the target's.
     """
-    normal_prediction, _ = median_normalise(prediction, valid)
-    normal_target, has_shape = median_normalise(target, valid)
-    errors = (normal_prediction - normal_target).abs()
-    return reduce_images(trimmed_mean(errors, valid, weight, drop_fraction), any_valid(valid) & has_shape, reduction)
+
+    @functools.wraps(loss)
+    def normalised(prediction: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None, **options: Any) -> Tensor:
+        normal_prediction, _ = median_normalise(prediction, valid)
+        normal_target, has_shape = median_normalise(target, valid)
+        return loss(normal_prediction, normal_target, valid & has_shape[:, None, None, None], weight, **options)
+
+    return normalised
+
+
+ssi_mae = on_normalised(absolute.mae)  # with drop_fraction 0.2: MiDaS's trimmed variant (eq. 7)
+ssi_mage = on_normalised(gradients.mage)
+ssi_male = on_normalised(gradients.male)
+ssi_msge = on_normalised(gradients.msge)
+ssi_gradient_matching = on_normalised(gradients.gradient_matching)

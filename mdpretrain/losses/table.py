@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,10 +51,12 @@ class LossTable(nn.Module):
     such an image gets what its kind's row has for it.
 
     Which samples a term serves follows from its declared invariance (``records.py``): absolute terms need metric labels (and,
-    for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``include_sky``
-    trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels. ``by_prompt_range`` measures errors
-    in the span of each image's prompt in place of metres (at least ``LEAST_PROMPT_RANGE`` of its largest depth): the loss on normalised
-    depth with which PromptDA's training begins.
+    for canonical inverse depth, a known camera); scale- or affine-invariant ones serve every image with z-depth. ``canonical_labels``
+    says what a label of an unknown camera (``DepthBatch.canonical``) is to a network that predicts canonical inverse depth: "use": the very
+    numbers, served by its kind's row as a metric label is; "ignore": a map up to one factor, as it is to every other network.
+    ``include_sky`` trains sky as inverse depth 0 in the terms that allow it; ``use_confidence`` weighs pseudo-labels.
+    ``by_prompt_range`` measures errors in the span of each image's prompt in place of metres (at least ``LEAST_PROMPT_RANGE`` of its
+    largest depth): the loss on normalised depth with which PromptDA's training begins.
 
     ``image_figures``: of the last call, by image, detached ``[B]`` tensors: "loss" (their mean is the scalar) and "valid_fraction".
 
@@ -69,8 +71,10 @@ class LossTable(nn.Module):
         include_sky: bool = False,
         use_confidence: bool = True,
         by_prompt_range: bool = False,
+        canonical_labels: Literal["use", "ignore"] = "ignore",
     ) -> None:
         super().__init__()
+        self.canonical_labels = canonical_labels
         self.by_prompt_range = by_prompt_range
         self.include_sky = include_sky
         self.use_confidence = use_confidence
@@ -90,7 +94,7 @@ class LossTable(nn.Module):
         Returns:
             The scalar, and detached scalars: each term unweighted, averaged over the images it served (0 if none);
             ``valid_fraction`` of pixels with a label; ``served_fraction`` of images that at least one term served;
-            ``absolute_fraction`` of images whose label has absolute units in this space (metric, camera known where needed).
+            ``absolute_fraction`` of images whose label has absolute units in this space (metric, camera known where needed; or canonical).
 
         Raises:
             ValueError: a term has no meaning in the prediction's space, or ``by_prompt_range`` none for the network.
@@ -99,13 +103,16 @@ class LossTable(nn.Module):
         with torch.autocast(prediction.values.device.type, enabled=False):
             values = prediction.values.float()
             unit = self._unit(prediction, batch)
-            target = build_target(batch, prediction.space, self.include_sky)
-            edges = edge_target(batch, prediction.space) if any(term.record.reads_edges for term in self._terms) else target
+            use_canonical = self.canonical_labels == "use"
+            target = build_target(batch, prediction.space, self.include_sky, use_canonical)
+            reads_edges = any(term.record.reads_edges for term in self._terms)
+            edges = edge_target(batch, prediction.space, use_canonical) if reads_edges else target
             weight = label_weight(batch, self.use_confidence)
             total = values.new_zeros(())
             of_image = values.new_zeros(len(batch))
             parts: dict[str, Tensor] = {}
-            row = torch.where(batch.metric, batch.label_kind, batch.label_kind + len(LABEL_KINDS))
+            has_units = batch.metric if batch.canonical is None else batch.metric | (batch.canonical & target.absolute)
+            row = torch.where(has_units, batch.label_kind, batch.label_kind + len(LABEL_KINDS))
             served = torch.zeros_like(target.usable)
             for index, term in enumerate(self._terms):
                 image_weight = self.term_weights[index][row]

@@ -44,11 +44,12 @@ def z_depth(batch: DepthBatch) -> tuple[Float[Tensor, "B 1 H W"], Bool[Tensor, "
     return torch.where(divide, ray_to_z(depth, intrinsics), depth), ~batch.depth_is_ray | batch.camera_known
 
 
-def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False) -> Target:
+def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False, canonical_labels: bool = False) -> Target:
     """The label of every image in ``space``.
 
     METRIC and SCALE_INVARIANT: z-depth. CANONICAL_INVERSE: C = f_px / (W * depth_m) (Depth Pro, eq. 1) where the camera is
-    known and the depth metric, else 1 / depth, which is the same map up to one factor. AFFINE_INVARIANT: 1 / depth.
+    known and the depth metric, else 1 / depth, which is C itself of a canonical label (``absolute`` only where ``canonical_labels``
+    asks for it) and the same map up to one factor of any other. AFFINE_INVARIANT: 1 / depth.
     ``include_sky`` adds the sky at inverse depth 0 in the two inverse spaces.
     """
     depth, usable = z_depth(batch)
@@ -60,6 +61,8 @@ def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False
             focal = torch.where(batch.camera_known, batch.intrinsics[:, 0, 0].float(), torch.ones_like(depth[:, 0, 0, 0]))
             factor = torch.where(absolute, focal / depth.shape[-1], torch.ones_like(focal))
             values = values * factor[:, None, None, None]
+            if canonical_labels and batch.canonical is not None:
+                absolute = absolute | (batch.canonical & usable)
     else:
         values = depth
     valid = batch.valid & usable[:, None, None, None]
@@ -68,10 +71,11 @@ def build_target(batch: DepthBatch, space: DepthSpace, include_sky: bool = False
     return Target(values, valid, sky_valid, absolute, usable)
 
 
-def edge_target(batch: DepthBatch, space: DepthSpace) -> Target:
+def edge_target(batch: DepthBatch, space: DepthSpace, canonical_labels: bool = False) -> Target:
     """The second depth of every image in ``space``; an image (or a batch) without one has no valid pixel."""
     edge_depth = torch.zeros_like(batch.depth) if batch.edge_depth is None else batch.edge_depth
-    return build_target(dataclasses.replace(batch, depth=edge_depth, valid=edge_depth > 0), space)
+    edges = dataclasses.replace(batch, depth=edge_depth, valid=edge_depth > 0)
+    return build_target(edges, space, canonical_labels=canonical_labels)
 
 
 def label_weight(batch: DepthBatch, use_confidence: bool) -> Float[Tensor, "B 1 H W"] | None:

@@ -104,20 +104,21 @@ class PointMapStudent(nn.Module):
     def _inputs(self, encoded: EncodedImage, aspect: float) -> list[Tensor]:
         """Of each level: the sum of its projected features, if it has any, and where its pixels lie."""
         coarsest = encoded.features[self.levels.index(min(self.levels))]
-        batch, rows, columns = len(coarsest), coarsest.shape[-2], coarsest.shape[-1]
+        batch, _, rows, columns = coarsest.shape
         inputs = []
         for level in range(len(self.neck.input_blocks)):
             parts = [project(f) for f, project, own in zip(encoded.features, self.projections, self.levels) if own == level]
-            field = view_field(rows * 2**level, columns * 2**level, aspect).to(coarsest)[None].expand(batch, -1, -1, -1)
+            field = view_field(rows * 2**level, columns * 2**level, aspect, coarsest.device)
+            field = field.to(coarsest.dtype).expand(batch, -1, -1, -1)
             inputs.append(torch.cat([torch.stack(parts).sum(dim=0), field], dim=1) if parts else field)
         return inputs
 
 
-def view_field(rows: int, columns: int, aspect: float) -> Float[Tensor, "2 rows columns"]:
+def view_field(rows: int, columns: int, aspect: float, device: torch.device | str = "cpu") -> Float[Tensor, "2 rows columns"]:
     """(u, v) of every pixel's centre, from the image's centre, in half diagonals of an image of width / height = ``aspect``."""
     half_height = 1 / math.sqrt(1 + aspect**2)
-    u = (2 * torch.arange(columns) + 1 - columns) * (half_height * aspect / columns)
-    v = (2 * torch.arange(rows) + 1 - rows) * (half_height / rows)
+    u = (2 * torch.arange(columns, device=device) + 1 - columns) * (half_height * aspect / columns)
+    v = (2 * torch.arange(rows, device=device) + 1 - rows) * (half_height / rows)
     return torch.stack([u.expand(rows, columns), v[:, None].expand(rows, columns)])
 
 

@@ -55,9 +55,13 @@ class TrainingTask(lightning.LightningModule):
         """The network's prediction for one batch."""
         return self.network(batch)
 
+    def training_loss(self, batch: DepthBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a step goes down, and its terms by name; a method with a term of its own adds it here and in ``sample_losses``."""
+        return self.loss(self.predict_depth(batch), batch)
+
     def training_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Loss of one batch. Lightning calls this through DDP's or DeepSpeed's wrapper."""
-        loss, terms = self.loss(self.predict_depth(batch), batch)
+        loss, terms = self.training_loss(batch)
         if self.is_logging_step():
             self._log_training_step(loss.detach(), terms, batch)
         return loss

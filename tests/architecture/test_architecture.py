@@ -89,7 +89,7 @@ def test_shards_need_no_gpu_stack() -> None:
 
 def test_network_families_do_not_import_each_other() -> None:
     folder = ROOT / "mdpretrain" / "networks"
-    families = {"mdpretrain.networks.any_depth", "mdpretrain.networks.metric_anything"}
+    families = {f"mdpretrain.networks.{name}" for name in ("any_depth", "metric_anything", "point_map")}
     for family in families:
         path = folder / (family.rsplit(".", 1)[1] + ".py")
         assert not imported_modules(path) & (families - {family}), f"{path.name} imports another family"

@@ -20,8 +20,10 @@ from data_shards.schema import LABEL_KINDS, DepthType, LabelKind
 from data_shards.sidecars import sidecar_members
 from data_shards.writer import write_shard
 from mdpretrain.data.faults import FatalSourceError
+from mdpretrain.data.pipeline import Augmentation
 from mdpretrain.data.source_reader import SourceReader
-from mdpretrain.structures import DepthBatch
+from mdpretrain.losses.table import LossTable
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 
 
 def batches_of(root: Path, steps: int, *rows: MixtureSource, **options: Any) -> list[DepthBatch]:
@@ -135,6 +137,28 @@ def write_sidecar(folder: Path, keys: list[list[str]], **fields: Any) -> Path:
 def keys_of(name: str, *sizes: int) -> list[list[str]]:
     ends = np.cumsum(sizes)
     return [[f"{name}/{k:04d}" for k in range(end - size, end)] for end, size in zip(ends, sizes)]
+
+
+def test_a_stored_confidence_weighs_the_loss_of_its_pixels(shards: Path) -> None:
+    """From the sidecar's 8 bits through crop, flip and resize to the loss: what a pixel's error counts is what was stored at its place."""
+    confidence = np.full((HEIGHT, WIDTH), 1.0, np.float32)
+    confidence[:, WIDTH // 2 :] = 0.2
+    pseudo = {"label_kind": LabelKind.PSEUDO, "teacher": "t", "depth_type": DepthType.Z, "quality": {}}
+    label = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    write_sidecar(shards / "labels", keys_of("one", 5, 7), depth=label, confidence=confidence, **pseudo)
+    joined, plain = row(shards, "one", sidecars=[str(shards / "labels")]), Augmentation(colour=None)
+    seen = set()
+    for batch in batches_of(shards, 4, joined, augmentation=plain):
+        x = batch.image[:, :1] * 255 / 2  # the image is its own pixel coordinates: see coordinate_image
+        wrong = (x - WIDTH / 2).abs() > 2
+        prediction = DepthPrediction(batch.depth + wrong.float(), DepthSpace.METRIC)
+        loss, _ = LossTable({"pseudo": [{"name": "mae"}]})(prediction, batch)
+        stored = torch.where(x < WIDTH / 2, 1.0, 0.2)
+        torch.testing.assert_close(loss, (stored * wrong).mean(), rtol=1e-5, atol=1e-6)
+        seen |= set(stored[wrong].unique().tolist())
+        unweighted, _ = LossTable({"pseudo": [{"name": "mae"}]}, use_confidence=False)(prediction, batch)
+        torch.testing.assert_close(unweighted, wrong.float().mean(), rtol=1e-5, atol=1e-6)
+    assert len(seen) == 2
 
 
 def test_sidecars_bring_priors_and_pseudo_labels(shards: Path) -> None:

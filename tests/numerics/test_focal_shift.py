@@ -72,7 +72,7 @@ def test_the_solution_is_the_least_of_least_squares() -> None:
     u = (torch.arange(50) + 0.5 - 25).expand(40, 50).flatten().numpy()
     v = (torch.arange(40) + 0.5 - 20)[:, None].expand(40, 50).flatten().numpy()
 
-    def residual(unknown):  # noqa: ANN001, ANN202
+    def residual(unknown):
         f, s = unknown
         return [*(f * x / (z + s) - u), *(f * y / (z + s) - v)]
 

@@ -8,7 +8,7 @@ import scipy.ndimage
 import torch
 
 from mdpretrain.losses.gradients import gradient_matching, halve, mage, male, msge
-from mdpretrain.losses.records import ssi_gradient_matching, ssi_mage
+from mdpretrain.losses.scale_shift import ssi_gradient_matching, ssi_mage
 
 SCHARR_X = np.array([[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]]) / 32.0
 LAPLACE = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=float)

@@ -87,7 +87,7 @@ def test_the_label_itself_in_another_scale_and_shift_costs_nothing() -> None:
     batch = smooth_batch()
     loss = PointMapLoss({"default": EVERY_TERM}, align_resolution=8)
     points = (exact_points(batch) - torch.tensor([0.0, 0.0, 0.7])[:, None, None]) / 3.0
-    normals, valid = surface_normals(build_point_target(batch))
+    normals, _ = surface_normals(build_point_target(batch))
     value, parts = loss(predicted(points, batch.sky, 3.0, normals), batch)
     assert parts["global"] < 1e-5 and parts["local"] < 1e-5 and parts["scale"] < 1e-8 and parts["normal"] < 1e-6
     assert parts["edge"] < (math.radians(0.2)) ** 2  # below the least angle that counts
@@ -125,7 +125,7 @@ def test_local_is_what_a_plain_loop_says() -> None:
     total, count = 0.0, 0
     diagonal = math.hypot(HEIGHT, WIDTH)
     for patch in range(5):
-        window = drawn.index[0, patch].reshape(drawn.side, drawn.side)
+        window = drawn.pixels[0, patch].reshape(drawn.side, drawn.side)
         centre = int(window[drawn.side // 2, drawn.side // 2])
         assert bool(batch.valid.flatten()[centre])
         q = target.points[0].flatten(1)
@@ -137,10 +137,10 @@ def test_local_is_what_a_plain_loop_says() -> None:
             for u in range(max(0, centre % WIDTH - reach), min(WIDTH, centre % WIDTH + reach + 1))
             if batch.valid[0, 0, v, u] and float((q[:, v * WIDTH + u] - q[:, centre]).norm()) <= radius
         ]
-        assert sorted(drawn.index[0, patch][drawn.inside[0, patch]].tolist()) == sorted(inside)
+        assert sorted(drawn.pixels[0, patch][drawn.inside[0, patch]].tolist()) == sorted(inside)
         own = point_patches._aligned(
-            point_patches._taken(point_map.points, drawn.index),
-            point_patches._taken(target.points, drawn.index),
+            point_patches._taken(point_map.points, drawn.pixels),
+            point_patches._taken(target.points, drawn.pixels),
             drawn,
             6,
         )
@@ -156,10 +156,10 @@ def test_patches_follow_the_samples_position() -> None:
     batch = smooth_batch(2)
     drawn = point_patches._draw(build_point_target(batch), 4, 9)
     turned = point_patches._draw(build_point_target(batch.rows(slice(1, 2))), 4, 9)
-    assert torch.equal(drawn.index[1:], turned.index)  # alone as in company
+    assert torch.equal(drawn.pixels[1:], turned.pixels)  # alone as in company
     later = point_patches._draw(build_point_target(dataclasses.replace(batch, position=batch.position + 2)), 4, 9)
-    assert not torch.equal(drawn.index, later.index)
-    centres = point_patches._draw(build_point_target(batch), 4, 4000).index
+    assert not torch.equal(drawn.pixels, later.pixels)
+    centres = point_patches._draw(build_point_target(batch), 4, 4000).pixels
     middle = centres.reshape(2, 4000, drawn.side, drawn.side)[..., drawn.side // 2, drawn.side // 2]
     rows = torch.bincount(middle[0] // WIDTH, minlength=HEIGHT)
     assert rows[:6].sum() == 0 and rows[6:].min() > 60 and rows[6:].max() < 180  # uniform: 118 a row

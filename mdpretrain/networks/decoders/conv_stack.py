@@ -71,7 +71,7 @@ class ScaleHead(nn.Sequential):
         if token.is_meta:  # meta has no autocast
             return super().forward(token)[:, 0]
         with torch.autocast(token.device.type, enabled=False):
-            return super().forward(token.to(self[0].weight.dtype))[:, 0]
+            return super().forward(token.to(next(self.parameters()).dtype))[:, 0]
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
