@@ -52,7 +52,7 @@ def solve_focal_shift(
         well with its own focal length, and the shift stays 0.
     """
     offset, xy, z, weight = _sampled(points, mask, grid)
-    given = offset.new_full((len(points), 2), torch.nan) if f_px is None else f_px.double()
+    given = offset.new_full((points.shape[0], 2), torch.nan) if f_px is None else f_px.double()
     known = given.isfinite().all(-1)
     unit = _masked_median(z.abs(), weight)
     z = z / unit[:, None]

@@ -92,8 +92,8 @@ class MultiScalePatchEncoder(TimmEncoder):
         batch = torch.cat(crops)
         outputs = self.backbone((batch - self.mean) / self.std, indices=self.layers, norm=False, stop_early=True, intermediates_only=True)
         final = self.backbone.norm(outputs[-1].movedim(1, -1)).movedim(-1, 1)
-        finest, middle, coarsest = final.split([len(part) for part in crops])
-        features = [merge(output[: len(crops[0])], 5, self.tokens // 8) for output in outputs[:-1]]
+        finest, middle, coarsest = final.split([part.shape[0] for part in crops])
+        features = [merge(output[: crops[0].shape[0]], 5, self.tokens // 8) for output in outputs[:-1]]
         features += [merge(finest, 5, self.tokens // 8), merge(middle, 3, self.tokens // 4)]
         if self.image_encoder is not None:
             coarsest = torch.cat([coarsest, self.image_encoder(quarter)[-1]], dim=1)
