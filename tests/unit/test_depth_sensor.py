@@ -37,10 +37,10 @@ def test_without_errors_a_textured_wall_is_measured_as_it_is() -> None:
 
 def test_the_error_of_depth_grows_with_its_square() -> None:
     sensor = StereoSensor(**{**EXACT, "noise_px": 0.2})
-    near, far = (measure(sensor, wall(depth)).astype(np.float64) for depth in (2.0, 6.0))
+    near, far = (measure(sensor, wall(depth)).astype(np.float64) for depth in (1.5, 4.5))
     # z = F / d, so dz = z^2 / F * dd with F = baseline * f; a textured window adds no weakness
     factor = sensor.baseline_m * CAMERA.fx
-    for measured, depth in ((near, 2.0), (far, 6.0)):
+    for measured, depth in ((near, 1.5), (far, 4.5)):
         disparity_error = factor / measured - factor / depth
         assert np.std(disparity_error) == pytest.approx(0.2, rel=0.05)
         assert abs(np.mean(disparity_error)) < 0.05
