@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ SMALLER = {
     "python benchmarks/prompt_preparation.py": "--quick",
     "python benchmarks/train_step.py": "--rounds 1 --steps 1 --batch 2 --size 48 64",
     "python benchmarks/codec.py": "--samples 2 --rounds 1",
+    "python benchmarks/labeling.py": "--images 4 --rounds 1 --batch-size 2 --long-side 56",
 }
 
 
@@ -38,6 +40,13 @@ def readme_commands() -> list[str]:
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     return [re.sub(r"\s+", " ", line) for line in lines if re.match(r"(make|mdpretrain|data-shards|python|apt-get) ", line)]
+
+
+def readme_python() -> str:
+    """The indented Python example of README.md, as one program."""
+    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    (example,) = (block for block in blocks if block.strip().startswith("import mdpretrain"))
+    return textwrap.dedent(example)
 
 
 def write_simple_frames(folder: pathlib.Path, sources: list[str], frames: int = 3) -> None:
@@ -91,6 +100,8 @@ def test_every_readme_command_runs(tmp_path: pathlib.Path) -> None:
             run(adapted(command, kitti), tmp_path)
     assert (tmp_path / "runs/demo/report/index.html").stat().st_size > 10_000
     assert {path.suffix for path in (tmp_path / "predictions").iterdir()} >= {".npy", ".png", ".ply"}
+    run(shlex.join([sys.executable, "-c", readme_python()]), tmp_path)
+    assert list((tmp_path / "predictions").glob("*.glb"))
 
 
 def write_kitti_object(folder: pathlib.Path) -> None:
