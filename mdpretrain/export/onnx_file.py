@@ -207,7 +207,7 @@ def _program(module: ImageToDepth, encoder: TimmEncoder, size: tuple[int, int], 
                 traced, dynamo=True, verbose=False, input_names=list(inputs), output_names=outputs, opset_version=OPSET
             )
         except Exception as error:  # the exporter has many types for: this operation has no ONNX
-            first = " ".join(str(error).split())[:300]
+            first = " ".join(str(error.__cause__ or error).split())[:300]
             raise ValueError(
                 f"torch cannot turn this {type(module.network).__name__} into ONNX ({type(error).__name__}: {first}); "
                 "use --format pretrained"
