@@ -133,14 +133,17 @@ def read_prompt(path: pathlib.Path, scale: float) -> np.ndarray:
         scale: png units per metre, 1000 for millimetres.
 
     Raises:
-        ValueError: no such file, not a single-channel 16-bit png or two-dimensional npy, an unusable scale, or no depth in it.
+        ValueError: no such file, not a single-channel 16-bit png or two-dimensional npy of numbers, an unusable scale, or no depth in it.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"--prompt-scale {scale}: give png units per metre, a positive number such as 1000 for millimetres")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such prompt")
     if path.suffix == ".npy":
-        depth = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+        try:
+            depth = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+        except (ValueError, TypeError, EOFError) as error:
+            raise ValueError(f"{path}: cannot be read as an array of numbers ({error}); a prompt is a .npy in metres") from error
     else:
         raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if raw is None or raw.dtype != np.uint16:

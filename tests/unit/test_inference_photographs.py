@@ -69,7 +69,13 @@ def test_prompts_are_read_in_metres_or_refused(tmp_path):
     assert read_prompt(tmp_path / "p.npy", 1.0).tolist() == [[0, 2.5], [0, 0]]
     cv2.imwrite(str(tmp_path / "eight.png"), depth.astype(np.uint8))
     cv2.imwrite(str(tmp_path / "empty.png"), np.zeros_like(depth))
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    (tmp_path / "cut.npy").write_bytes(b"")
+    (tmp_path / "half.npy").write_bytes((tmp_path / "p.npy").read_bytes()[:-4])
     for name, scale, words in [
+        ("words.npy", 1.0, r"words.npy: .*numbers"),
+        ("cut.npy", 1.0, r"cut.npy: .*numbers"),
+        ("half.npy", 1.0, r"half.npy: .*numbers"),
         ("p.png", 0.0, "--prompt-scale"),
         ("gone.png", 1.0, "gone.png"),
         ("eight.png", 1.0, "uint8"),
