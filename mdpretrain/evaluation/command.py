@@ -24,7 +24,8 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
     parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
     compared = "networks (checkpoint, run folder or model folder) and stored depth to compare, the first being the reference"
-    parser.add_argument("--compare", nargs="+", default=[], metavar="NAME=WHAT", help=f"{compared}; NAME=labels:FOLDER, NAME=shards:FOLDER")
+    compared += "; NAME=labels:FOLDER, NAME=shards:FOLDER"
+    parser.add_argument("--compare", nargs="+", action="extend", default=[], metavar="NAME=WHAT", help=compared)  # said twice: both
     parser.add_argument("--compare-all", action="store_true", help="in all pairs; else more than three are compared with the first each")
     parser.add_argument("--shards", type=path_or_address, nargs="+", required=True, help="shard folders to evaluate on, local or addresses")
     parser.add_argument("--output", type=path, required=True, help="folder for index.html and metrics.json")

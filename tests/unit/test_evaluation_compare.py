@@ -267,6 +267,13 @@ def test_one_name_for_two_things_is_refused(shards):
     assert parse_compared(["a=runs/x=1"]) == {"a": ["runs/x=1"]}
 
 
+def test_a_compare_that_is_said_twice_adds_to_the_first():
+    rest = ["--shards", "s", "--output", "o"]
+    for _ in range(2):  # the default is not what is added to
+        options = command.evaluation_parser().parse_args(["--compare", "a=x", "b=y", "--compare", "c=z", *rest])
+        assert options.compare == ["a=x", "b=y", "c=z"]
+
+
 def test_the_worst_regressions_are_kept_with_pictures():
     collector = RegressionCollector([("a", "b")])
     errors = np.random.default_rng(0).permutation(np.linspace(-0.1, 0.4, 30))
