@@ -48,10 +48,10 @@ def export_command(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="mdpretrain export", description="A checkpoint -> files that others load.")
     what = "a run folder (its newest checkpoint), RUN/checkpoints/best, a checkpoint file or a pretrained folder"
     parser.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help=what)
-    where = "what to write, which may not exist: a folder (pretrained, transformers), a .onnx file or a .ckpt file (original)"
+    where = "what to write, which may not exist: a folder (pretrained, transformers), a .onnx file, or (original) a .ckpt or .pt file"
     parser.add_argument("--output", type=pathlib.Path, required=True, help=where)
     forms = "pretrained (the default, for every network): loads with mdpretrain.load; onnx: prompt-free networks; transformers: "
-    forms += "networks that transformers has a class for; original: the PromptDA repository's checkpoint"
+    forms += "networks that transformers has a class for; original: PromptDA's (.ckpt) or MetricAnything's release (.pt)"
     parser.add_argument("--format", choices=FORMATS, default="pretrained", help=forms)
     parser.add_argument("--ema", action="store_true", help="the averaged weights (ema_decay) in place of the trained ones")
     parser.add_argument("--dtype", choices=("float32", "bf16"), default="float32", help="pretrained: bf16 halves the file, and rounds")

@@ -12,6 +12,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data_shards.atomic import own_token
+
 
 def write_transformers_folder(
     output: pathlib.Path, weights: Mapping[str, Tensor], config: dict[str, Any], processor: dict[str, Any]
@@ -23,11 +25,15 @@ def write_transformers_folder(
     """
     if output.exists():
         raise ValueError(f"{output} exists already; name a new folder")
-    aside = output.with_name(output.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was interrupted
+    aside = output.with_name(f"{output.name}.partial-{own_token()}")
     aside.mkdir(parents=True)
-    save_file({name: value.contiguous().clone() for name, value in weights.items()}, aside / "model.safetensors", metadata={"format": "pt"})
-    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
-        (aside / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(aside, output)
+    try:
+        tensors = {name: value.contiguous().clone() for name, value in weights.items()}
+        save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
+        for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+            (aside / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        os.replace(aside, output)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     return output

@@ -1,4 +1,7 @@
-"""A checkpoint of ``PromptDA`` -> files that other programs load: a folder for transformers, or the original repository's checkpoint."""
+"""A checkpoint -> files that other programs load: a folder for transformers, or the original repository's checkpoint.
+
+PromptDA is written here, MetricAnything's student by ``depth_pro`` and ``student``.
+"""
 
 from __future__ import annotations
 
@@ -108,8 +111,8 @@ _PROCESSOR = {
 def _expressible(network: torch.nn.Module, path: pathlib.Path) -> PromptDA:
     if not isinstance(network, PromptDA):
         raise ValueError(
-            f"{path} holds a {type(network).__name__}; only PromptDA networks have a form that others load: use --format pretrained, "
-            "or --format onnx for a network without prompt"
+            f"{path} holds a {type(network).__name__}; only PromptDA and MetricAnythingStudent have a form that others load: use "
+            "--format pretrained, or --format onnx for a network without prompt"
         )
     if any(name.startswith(POINT_TOKENS_PREFIX) for name in network.state_dict()):
         raise ValueError(f"{path} has point tokens, which neither transformers nor the original PromptDA knows")

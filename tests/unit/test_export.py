@@ -16,6 +16,7 @@ from test_networks_loading import saved
 from mdpretrain.cli import main
 from mdpretrain.export.description import published_layers
 from mdpretrain.export.reading import import_weights
+from mdpretrain.export.transformers_folder import write_transformers_folder
 from mdpretrain.export.writing import export
 from mdpretrain.networks.loading import load_network
 from mdpretrain.networks.module_config import build_module, module_config
@@ -241,3 +242,14 @@ def test_an_export_in_the_original_form_overwrites_nothing(tmp_path, released):
     with pytest.raises(ValueError, match=r"model\.ckpt exists already"):
         export(own, tmp_path / "model.ckpt", "original")
     assert (tmp_path / "model.ckpt").read_bytes() == b"mine"
+
+
+def test_a_folder_is_whole_or_not_there_and_a_neighbour_is_left_alone(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("somebody's")
+    with pytest.raises(TypeError):
+        write_transformers_folder(tmp_path / "out", {"a": torch.ones(2)}, {"no": object()}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    write_transformers_folder(tmp_path / "out", {"a": torch.ones(2)}, {}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"] and (tmp_path / "out.partial" / "mine").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
