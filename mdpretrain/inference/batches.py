@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_shards.schema import LABEL_KINDS, LabelKind
 from mdpretrain.data.collate import collate
@@ -24,6 +24,7 @@ from mdpretrain.data.pipeline import Row
 from mdpretrain.data.resample import resize_box
 from mdpretrain.geometry.cameras import intrinsics_matrix
 from mdpretrain.inference.photographs import Photograph, place_prompt
+from mdpretrain.networks.transformers_depth import TransformersDepth
 from mdpretrain.prompts.interpolation import linear_inverse_depth
 from mdpretrain.structures import DepthBatch
 
@@ -53,6 +54,18 @@ class NetworkSize:
         if self.image_size is not None:
             return View(0, 0, image_size[0], image_size[1], *self.image_size)
         return whole_view(image_size, max(self.long_side or max(image_size), multiple), multiple)
+
+
+def usual_long_side(network: nn.Module) -> int:
+    """The long side in pixels at which a network is given images, unless told otherwise: not below what it resizes every image to itself.
+
+    A smaller one would be enlarged again before the first layer, its detail gone. 518 for a network that takes any size; of a transformers
+    model that is told its short side, twice that, so that images of up to 2 : 1 still shrink to it.
+    """
+    if isinstance(network, TransformersDepth):
+        return max(DEFAULT_LONG_SIDE, network.input.fixed_size or 2 * network.input.short_side)
+    own_size = getattr(getattr(network, "encoder", None), "input_size", None) or ()
+    return max((DEFAULT_LONG_SIDE, *own_size))
 
 
 def photograph_batch(photos: Sequence[Photograph], views: Sequence[View], prompts_m: Sequence[np.ndarray] | None = None) -> DepthBatch:

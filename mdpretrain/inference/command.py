@@ -33,14 +33,13 @@ def predict_command(argv: list[str]) -> int:
     if options.batch_size < 1:
         raise ValueError(f"--batch-size {options.batch_size}: give a positive number")
     check_focal(options.focal_px, "--focal-px")
-    image_size = None if options.image_size is None else (options.image_size[0], options.image_size[1])
-    size = NetworkSize(None if options.native_size else options.long_side, image_size)
+    _size(options, DEFAULT_LONG_SIDE)  # a size that is none is refused before the network is read
     try:
         if options.input.is_dir():
-            return _predict_folder(options, size)
+            return _predict_folder(options)
         if options.input.suffix.lower() in VIDEO_SUFFIXES:
-            return _predict_video(options, size)
-        return _predict_image(options, size)
+            return _predict_video(options)
+        return _predict_image(options)
     except KeyboardInterrupt:
         print(
             f"\nmdpretrain predict: interrupted; what is in {options.output} is whole, and the same call continues a folder",
@@ -70,9 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     seen.add_argument(
         "--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size the network sees, the image squeezed into it"
     )
-    seen.add_argument(
-        "--long-side", type=int, default=DEFAULT_LONG_SIDE, help="the longer side the network sees, aspect kept (default 518)"
-    )
+    usual = f"the network's own, {DEFAULT_LONG_SIDE} where it takes any size"
+    seen.add_argument("--long-side", type=int, help=f"the longer side the network sees, aspect kept (default: {usual})")
     seen.add_argument("--native-size", action="store_true", help="the network sees the image at its own size")
     parser.add_argument("--batch-size", type=int, default=8, help="images of one size that go through the network together")
     parser.add_argument("--precision", choices=("32", "bf16", "16"), default="32", help="of the network's arithmetic; half is for GPUs")
@@ -86,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_weights_option(parser)
     return parser
+
+
+def _size(options: argparse.Namespace, usual_long_side: int) -> NetworkSize:
+    image_size = None if options.image_size is None else (options.image_size[0], options.image_size[1])
+    long_side = usual_long_side if options.long_side is None else options.long_side
+    return NetworkSize(None if options.native_size or image_size else long_side, image_size)
 
 
 def _load(options: argparse.Namespace) -> DepthModel:
@@ -104,12 +108,12 @@ def _scale(limits: list[float] | None) -> DepthScale | None:
     return DepthScale(*limits)
 
 
-def _predict_image(options: argparse.Namespace, size: NetworkSize) -> int:
+def _predict_image(options: argparse.Namespace) -> int:
     formats = _write_options(options)
     photo = read_photograph(options.input, options.focal_px)
     prompt_m = None if options.prompt is None else [read_prompt(options.prompt, options.prompt_scale)]
     model = _load(options)
-    depth = model.predict_batch([photo], size, prompt_m)[0]
+    depth = model.predict_batch([photo], _size(options, model.long_side), prompt_m)[0]
     written = write_prediction(
         options.output, options.input.stem, depth.depth_m, depth.photo, depth.how, formats, _settings(options, model)
     )
@@ -119,12 +123,13 @@ def _predict_image(options: argparse.Namespace, size: NetworkSize) -> int:
     return GOOD
 
 
-def _predict_folder(options: argparse.Namespace, size: NetworkSize) -> int:
+def _predict_folder(options: argparse.Namespace) -> int:
     _refuse_prompt(options)
     formats = _write_options(options)
     jobs = list_jobs(options.input, options.output, options.recursive)
     model = _load(options)
     settings = _settings(options, model)
+    size = _size(options, model.long_side)
     request = FolderRequest(size, formats, settings, options.batch_size, options.focal_px, options.overwrite, options.quiet)
     result = predict_folder(model, jobs, request)
     write_failures(options.output / FAILED_FILE, result.failed)
@@ -136,13 +141,15 @@ def _predict_folder(options: argparse.Namespace, size: NetworkSize) -> int:
     return FINDINGS if result.failed else GOOD
 
 
-def _predict_video(options: argparse.Namespace, size: NetworkSize) -> int:
+def _predict_video(options: argparse.Namespace) -> int:
     _refuse_prompt(options)
     scale = _scale(options.range)
     frames = None if options.write is None else _write_options(options)
     video = open_video(options.input)
+    model = _load(options)
+    size = _size(options, model.long_side)
     request = VideoRequest(size, frames, options.batch_size, options.focal_px, scale, options.side_by_side, options.quiet)
-    result = predict_video(_load(options), video, options.output, request)
+    result = predict_video(model, video, options.output, request)
     print(f"focal length: {_focal(result.f_px, result.f_px_source)}")
     print(f"wrote {result.path}: {result.frames} frames, {result.scale.near:.3g} m (warm) to {result.scale.far:.3g} m (cold), logarithmic")
     return GOOD
@@ -159,7 +166,7 @@ def _settings(options: argparse.Namespace, model: DepthModel) -> dict[str, Any]:
         "network": model.fingerprint(),
         "focal_from": None if model.focal_model is None else model.focal_model.fingerprint(),
         "focal_px": options.focal_px,
-        "long_side": None if options.native_size or options.image_size else options.long_side,
+        "long_side": _size(options, model.long_side).long_side,
         "image_size": options.image_size,
         "precision": options.precision,
         "range": options.range,

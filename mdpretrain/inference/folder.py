@@ -1,7 +1,7 @@
 """A folder of images: read ahead, predicted in batches of one size, written behind, continued where an earlier call was interrupted.
 
-One image that cannot be read or predicted is named, counted and survived. What ends the call: a disk that is full, another network's
-predictions in the output folder, Ctrl-C (no half file is left; the same call continues).
+One image that cannot be read or predicted is named, counted and survived. What ends the call: a network that cannot give metres of any
+image, a disk that is full, another network's predictions in the output folder, Ctrl-C (no half file is left; the same call continues).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data_shards.progress import progress_bar
 from mdpretrain.inference.batches import NetworkSize
 from mdpretrain.inference.depth_map import DepthMap
 from mdpretrain.inference.formats import WriteOptions
-from mdpretrain.inference.model import DepthModel, UnknownFocalLength
+from mdpretrain.inference.model import DepthModel, UnknownFocalLength, UnsuitableNetwork
 from mdpretrain.inference.photographs import Photograph, read_photograph
 from mdpretrain.inference.writers import is_whole, write_prediction
 
@@ -101,7 +101,7 @@ def predict_folder(model: DepthModel, jobs: Sequence[Job], request: FolderReques
     """Predict and write every image that no earlier call has.
 
     Raises:
-        ValueError: a network that needs a prompt, what ``is_whole`` refuses, or a file that cannot be written.
+        ValueError: a network that needs a prompt or has no metres, what ``is_whole`` refuses, or a file that cannot be written.
     """
     if model.needs_prompt:
         raise ValueError(f"{model.name} is a prompted network: a folder or a video has no prompt to give it; use a student, or one image")
@@ -190,6 +190,8 @@ def _predicted(
     """The group's depth maps; where the batch fails, each image by itself, so that only what is at fault is lost."""
     try:
         depths = model.predict_batch([photo for _, photo in group], request.size)
+    except UnsuitableNetwork:  # no image would fare better: not a finding of this one
+        raise
     except ValueError as error:
         if len(group) == 1 or isinstance(error, UnknownFocalLength):  # all of a group know their focal length, or none does
             for job, _ in group:

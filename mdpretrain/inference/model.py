@@ -7,28 +7,33 @@ import dataclasses
 import numbers
 import pathlib
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mdpretrain.inference.batches import DEFAULT_LONG_SIDE, NetworkSize, enlarge_depth, enlarge_mask, photograph_batch
+from mdpretrain.inference.batches import NetworkSize, enlarge_depth, enlarge_mask, photograph_batch, usual_long_side
 from mdpretrain.inference.depth_map import DepthMap
 from mdpretrain.inference.photographs import Photograph, as_photograph, checked_prompt
 from mdpretrain.inference.writers import HowPredicted
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
-from mdpretrain.tasks.predictor import Predictor
+from mdpretrain.tasks.predictor import Predictor, refuse_relative
 
 ImageLike = str | pathlib.Path | Image.Image | np.ndarray
 Focal = float | int | Sequence[float | int | None] | None
 Prompt = np.ndarray | Sequence[np.ndarray] | None
+LongSide = int | Literal["network"] | None
 HALF_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class UnknownFocalLength(ValueError):
     """The network needs the camera, and nothing says its focal length."""
+
+
+class UnsuitableNetwork(ValueError):
+    """The network cannot give what is asked for, whatever the image."""
 
 
 class DepthModel:
@@ -61,13 +66,18 @@ class DepthModel:
         """What both sides of its images are rounded to: the encoder's stride."""
         return getattr(getattr(self.predictor.network, "encoder", None), "stride", 1)
 
+    @property
+    def long_side(self) -> int:
+        """The long side in pixels at which it sees images, unless told otherwise (``usual_long_side``)."""
+        return usual_long_side(self.predictor.network)
+
     @overload
     def predict(
         self,
         images: ImageLike,
         focal_px: Focal = ...,
         prompt_m: Prompt = ...,
-        long_side: int | None = ...,
+        long_side: LongSide = ...,
         image_size: tuple[int, int] | None = ...,
         batch_size: int = ...,
     ) -> DepthMap: ...
@@ -77,7 +87,7 @@ class DepthModel:
         images: list[Any] | tuple[Any, ...],
         focal_px: Focal = ...,
         prompt_m: Prompt = ...,
-        long_side: int | None = ...,
+        long_side: LongSide = ...,
         image_size: tuple[int, int] | None = ...,
         batch_size: int = ...,
     ) -> list[DepthMap]: ...
@@ -86,7 +96,7 @@ class DepthModel:
         images: ImageLike | list[Any] | tuple[Any, ...],
         focal_px: Focal = None,
         prompt_m: Prompt = None,
-        long_side: int | None = DEFAULT_LONG_SIDE,
+        long_side: LongSide = "network",
         image_size: tuple[int, int] | None = None,
         batch_size: int = 8,
     ) -> DepthMap | list[DepthMap]:
@@ -96,7 +106,8 @@ class DepthModel:
             images: a path, a PIL image or a uint8 array (H, W, 3) RGB; or a list of them, of any sizes.
             focal_px: in pixels of the image; one for all, or one for each (None: EXIF, or an estimate).
             prompt_m: of a network that takes a prompt: metres (h, w), any resolution of the same field of view, 0 = not measured.
-            long_side: the image's long side as the network sees it, in pixels; None for the image's own size.
+            long_side: the image's long side as the network sees it, in pixels; "network" for the one it is made for (``long_side``), None
+                for the image's own size.
             image_size: (height, width) as the network sees it, instead; the image is squeezed into it.
             batch_size: images of one size that go through the network together.
 
@@ -111,7 +122,7 @@ class DepthModel:
         if prompt_m is not None:
             given = _each(prompt_m, len(items), "prompt_m", (np.ndarray,))
             prompts = [checked_prompt(prompt, f"prompt_m of {photo.name}") for prompt, photo in zip(given, photos)]
-        size = NetworkSize(long_side, image_size)
+        size = NetworkSize(self.long_side if long_side == "network" else long_side, image_size)
         found: dict[int, DepthMap] = {}
         for group in self.groups(photos, size, batch_size):
             of_group = None if prompts is None else [prompts[index] for index in group]
@@ -144,7 +155,8 @@ class DepthModel:
 
         Raises:
             UnknownFocalLength: the network needs the camera.
-            ValueError: a missing or superfluous prompt, a network without metres, too little memory, or nothing finite in the prediction.
+            UnsuitableNetwork: a network without metres, or a ``focal_model`` that estimates no focal length.
+            ValueError: a missing or superfluous prompt, too little memory, or nothing finite in the prediction.
         """
         self._check_prompts(prompts_m)
         if self.focal_model is not None and any(photo.f_px is None for photo in photos):
@@ -152,6 +164,10 @@ class DepthModel:
         if self._refuses_unknown_cameras:
             self._refuse_unknown(photos)
         batch, prediction = self._forward(photos, size, prompts_m)
+        try:
+            refuse_relative(prediction, self.predictor)
+        except ValueError as error:
+            raise UnsuitableNetwork(f"{self.name}: {error}") from error
         photos = _own_estimates(photos, prediction, batch.image.shape[-1], self.name)
         if prediction.space is DepthSpace.CANONICAL_INVERSE and prediction.estimated_f_px is None:
             self._refuses_unknown_cameras = True
@@ -168,18 +184,20 @@ class DepthModel:
         """The photographs, those of unknown focal length with this network's estimate.
 
         Raises:
-            ValueError: this network estimates none.
+            UnsuitableNetwork: this network estimates none.
         """
         if self.needs_prompt:
-            raise ValueError(f"--focal-from {self.name}: a prompted network cannot estimate a focal length; give a point-map student")
-        size, result = NetworkSize(), list(photos)
+            raise UnsuitableNetwork(f"--focal-from {self.name}: a prompted network cannot estimate it; give a point-map student")
+        size, result = NetworkSize(self.long_side), list(photos)
         unknown = [index for index, photo in enumerate(photos) if photo.f_px is None]
         for group in self.groups([photos[index] for index in unknown], size, max(len(unknown), 1)):
             at = [unknown[index] for index in group]
             asked = [photos[index] for index in at]
             batch, prediction = self._forward(asked, size, None)
             if prediction.estimated_f_px is None:
-                raise ValueError(f"--focal-from {self.name}: this network does not estimate a focal length; give a point-map student")
+                raise UnsuitableNetwork(
+                    f"--focal-from {self.name}: this network does not estimate a focal length; give a point-map student"
+                )
             for index, photo in zip(at, _own_estimates(asked, prediction, batch.image.shape[-1], self.name)):
                 result[index] = photo
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -13,6 +14,7 @@ from mdpretrain.inference import folder as folder_module
 from mdpretrain.inference.batches import NetworkSize
 from mdpretrain.inference.folder import FolderRequest, list_jobs, predict_folder
 from mdpretrain.inference.formats import WriteOptions
+from mdpretrain.structures import DepthSpace
 
 SETTINGS = {"network": "abc", "precision": "32"}
 
@@ -99,6 +101,22 @@ def test_another_networks_predictions_are_not_mixed_in(images, tmp_path):
     predict_folder(model_of(Brightness()), jobs, request())
     with pytest.raises(ValueError, match=r"another precision .*--overwrite"):
         predict_folder(model_of(Brightness()), jobs, request(settings={**SETTINGS, "precision": "bf16"}))
+
+
+class Relative(Brightness):
+    """Inverse depth without metres."""
+
+    def forward(self, batch):
+        return dataclasses.replace(super().forward(batch), space=DepthSpace.AFFINE_INVARIANT)
+
+
+def test_a_network_that_suits_no_image_ends_the_call(images, tmp_path):
+    jobs = list_jobs(images, tmp_path / "out", recursive=False)
+    with pytest.raises(ValueError, match=r"Relative predicts .* no metres"):
+        predict_folder(model_of(Relative()), jobs, request())
+    with pytest.raises(ValueError, match="--focal-from Brightness: this network does not estimate"):
+        predict_folder(model_of(InverseRamp(), focal_model=model_of(Brightness())), jobs, request())
+    assert not list((tmp_path / "out").rglob("*.npy"))
 
 
 def test_images_without_focal_length_fail_by_themselves(images, tmp_path):

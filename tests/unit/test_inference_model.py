@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from inference_parts import (
 from PIL import Image
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, make_sample, png
 from training_parts import PREPARATION, TEACHER_NETWORK, build
+from transformers_models import tiny_depth_anything, tiny_depth_pro
 
 import mdpretrain
 from mdpretrain.data.pipeline import RowOptions, SamplePipeline
@@ -74,6 +76,36 @@ def test_sizes():
     for wrong in ({"long_side": 0}, {"image_size": (0, 5)}):
         with pytest.raises(ValueError, match="positive"):
             NetworkSize(**wrong)
+
+
+class Resizing(Brightness):
+    """Metric depth by brightness, of a network that resizes every image to one size."""
+
+    def __init__(self, input_size):
+        super().__init__()
+        self.encoder = torch.nn.Identity()
+        self.encoder.input_size = input_size
+
+
+def test_a_network_of_one_size_is_not_given_less_than_that_size():
+    stripes = np.zeros((12, 1600, 3), np.uint8)
+    stripes[:, ::2] = 255  # a long side of 518 would leave one grey
+    assert model_of(Brightness()).long_side == model_of(Resizing((96, 128))).long_side == 518
+    fine = model_of(Resizing((900, 1600))).predict(stripes)
+    assert fine.how.network_size == (12, 1600) and np.ptp(fine.depth_m) > 7.9
+    assert model_of(Resizing((900, 1600))).predict(stripes, long_side=400).how.network_size == (3, 400)
+
+
+def test_models_of_transformers_are_given_what_they_shrink(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    for name, model, short_side, long_side in (
+        ("pro", tiny_depth_pro(transformers), 64, 518),
+        ("anything", tiny_depth_anything(transformers, "metric"), 700, 1400),
+    ):
+        model.save_pretrained(tmp_path / name)
+        settings = {"size": {"height": short_side, "width": short_side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(settings))
+        assert mdpretrain.load(tmp_path / name, device="cpu").long_side == long_side
 
 
 def test_one_image_a_batch_and_the_command_before_it_agree(student):
