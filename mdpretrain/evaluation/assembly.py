@@ -213,9 +213,11 @@ def describe_prompt(prompt: PromptOptions | None, seed: int) -> str:
 
 
 def _both(meter: GapMeter, worst: RegressionCollector) -> ImageObserver:
-    def observe(batch: DepthBatch, index: int, record: ProtocolRecord, counts: Tensor, depths_m: dict[str, Tensor]) -> None:
-        meter(batch, index, record, counts, depths_m)
-        worst(batch, index, record, counts, depths_m)
+    def observe(
+        batch: DepthBatch, index: int, record: ProtocolRecord, truth_m: Tensor, counts: Tensor, depths_m: dict[str, Tensor]
+    ) -> None:
+        meter(batch, index, record, truth_m, counts, depths_m)
+        worst(batch, index, record, truth_m, counts, depths_m)
 
     return observe
 

@@ -32,7 +32,6 @@ from mdpretrain.evaluation.measurements import (
     mean_over_sources,
 )
 from mdpretrain.evaluation.uncertainty import Resampling, interval
-from mdpretrain.losses.targets import z_depth
 from mdpretrain.metrics.depth import MOMENTS, PixelMoments, compute_metrics, pixel_moments
 from mdpretrain.structures import DepthBatch
 
@@ -49,15 +48,16 @@ class GapMeter:
         self.pairs = list(pairs)
         self._rows: dict[int, dict[tuple[str, str], list[np.ndarray]]] = {}  # by the identity of the record that an image stands in
 
-    def __call__(self, batch: DepthBatch, index: int, record: ProtocolRecord, counts: Tensor, depths_m: dict[str, Tensor]) -> None:
+    def __call__(
+        self, batch: DepthBatch, index: int, record: ProtocolRecord, truth_m: Tensor, counts: Tensor, depths_m: dict[str, Tensor]
+    ) -> None:
         """Measure one image under one protocol; see ``runner.ImageObserver``."""
         if not self.pairs:
             return
-        truth = z_depth(batch)[0][index]
         rows = self._rows.setdefault(id(record), {pair: [] for pair in self.pairs})
         for pair in self.pairs:
             answered = all(name in depths_m for name in pair)
-            rows[pair].append(pair_row(depths_m[pair[0]], depths_m[pair[1]], truth, counts) if answered else np.full(ROW, np.nan))
+            rows[pair].append(pair_row(depths_m[pair[0]], depths_m[pair[1]], truth_m, counts) if answered else np.full(ROW, np.nan))
 
     def gaps(self, record: ProtocolRecord, resampling: Resampling) -> list[dict[str, Any]]:
         """The gaps of one protocol's images: per pair ``{"reference", "model", "protocol", "sources": {"all" and each source: figures}}``.

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mdpretrain.evaluation.measurements import ProtocolRecord
 from mdpretrain.evaluation.panels import ShownSample, shown_sample
-from mdpretrain.losses.targets import z_depth
 from mdpretrain.metrics.depth import MEANS
 from mdpretrain.structures import DepthBatch
 
@@ -61,7 +60,9 @@ class RegressionCollector:
         self.pairs = list(pairs)
         self._kept: dict[tuple[str, str, str], list[Regression]] = {}
 
-    def __call__(self, batch: DepthBatch, index: int, record: ProtocolRecord, counts: Tensor, depths_m: dict[str, Tensor]) -> None:
+    def __call__(
+        self, batch: DepthBatch, index: int, record: ProtocolRecord, truth_m: Tensor, counts: Tensor, depths_m: dict[str, Tensor]
+    ) -> None:
         """Look at one image under one protocol; see ``runner.ImageObserver``."""
         for reference, model in self.pairs:
             if reference not in depths_m or model not in depths_m:
@@ -71,7 +72,7 @@ class RegressionCollector:
             if errors[1] - errors[0] < SMALLEST or (len(kept) == LISTED and errors[1] - errors[0] <= kept[-1].loss):
                 continue
             depths = {name: depths_m[name] for name in (reference, model)}
-            shown = shown_sample(batch, index, z_depth(batch)[0][index], depths, counts)
+            shown = shown_sample(batch, index, truth_m, depths, counts)
             kept.append(Regression(reference, model, record.protocol.name, batch.key[index], batch.source[index], *errors, shown))
             kept.sort(key=lambda one: (-one.loss, one.key))
             kept[DRAWN:] = [dataclasses.replace(one, shown=None) for one in kept[DRAWN:LISTED]]

@@ -24,9 +24,9 @@ from mdpretrain.structures import PROMPT_KINDS, DepthBatch, DepthPrediction, Dep
 
 Model = Callable[[DepthBatch], Tensor | DepthPrediction]
 Observer = Callable[[DepthBatch, dict[str, Tensor]], None]
-# Called with each measured image: its batch, its place there, its record (the image is the last of it), the pixels that count
-# (1, H, W), and the answered models' depth in float64 metres (1, H, W), aligned and clamped.
-ImageObserver = Callable[[DepthBatch, int, ProtocolRecord, Tensor, dict[str, Tensor]], None]
+# Called with each measured image: its batch, its place there, its record (the image is the last of it), the true z-depth and the pixels
+# that count (1, H, W), and the answered models' depth in float64 metres (1, H, W), aligned and clamped.
+ImageObserver = Callable[[DepthBatch, int, ProtocolRecord, Tensor, Tensor, dict[str, Tensor]], None]
 ALL_SOURCES = ALL
 NO_PROMPT = "none"  # the kind of an image of which no prompt could be drawn
 RENDERED = LABEL_KINDS.index(LabelKind.RENDERED)
@@ -130,7 +130,7 @@ def _measure_batch(
                     maps[name] = aligned
             record.add(source, kinds[index], rows, batch.key[index], coverage)
             if image_observer is not None:
-                image_observer(batch, index, record, counts, maps)
+                image_observer(batch, index, record, truth[index], counts, maps)
 
 
 def without_holes(counts: Bool[Tensor, "1 H W"], missing: Mapping[str, Tensor]) -> tuple[Bool[Tensor, "1 H W"], dict[str, float]]:
