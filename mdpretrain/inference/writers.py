@@ -68,8 +68,11 @@ def write_prediction(
         raise ValueError(f"depth is {depth_m.shape} and the image {photo.pixels.shape[:2]}; they must have one size")
     folder.mkdir(parents=True, exist_ok=True)
     record_path = folder / f"{stem}.json"
-    if read_record(record_path) is not None:
+    earlier, description = read_record(record_path), _record(photo, how)
+    kept: set[str] = set()
+    if earlier is not None:
         record_path.unlink()  # until all files are of this call, there is no whole prediction
+        kept = _files_that_stay(folder, earlier, description)
     written = WrittenPrediction()
     says: dict[str, str] = {}
     left_out: list[str] = []
@@ -88,10 +91,21 @@ def write_prediction(
             left_out.append(path.name)
         if encoded.note:
             written.notes.append(f"{path.name}: {encoded.note}")
-    record = _record(photo, how) | {"files": says, "left_out": left_out, "settings": dict(settings or {})}
+    record = description | {"files": says, "left_out": left_out, "also_there": sorted(kept - says.keys()), "settings": dict(settings or {})}
     write_atomically(record_path, (json.dumps(record, indent=1) + "\n").encode())
     written.files.append(record_path)
     return written
+
+
+def _files_that_stay(folder: pathlib.Path, earlier: Mapping[str, Any], description: Mapping[str, Any]) -> set[str]:
+    """The files that earlier calls wrote of the same image, camera and network. Those of others are removed: the new record would seem to
+    speak of them."""
+    names = {name for name in (*earlier["files"], *earlier.get("also_there", ())) if pathlib.Path(name).name == name}
+    if all(earlier.get(part) == description[part] for part in ("image", "camera", "network")):
+        return names
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    return set()
 
 
 def _record(photo: Photograph, how: HowPredicted) -> dict[str, Any]:

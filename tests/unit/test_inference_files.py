@@ -200,6 +200,17 @@ def test_a_prediction_is_whole_when_its_json_is_there(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy", "x_colour.png"] and read_record(tmp_path / "x.json") is None
 
 
+def test_files_of_another_prediction_do_not_stay_beside_it(tmp_path):
+    (tmp_path / "x_notes.txt").write_text("somebody's")
+    write_prediction(tmp_path, "x", scene(), photograph(), HOW, WriteOptions(("npy", "colour")))
+    write_prediction(tmp_path, "x", scene(), photograph(), HOW, WriteOptions(("exr",)))  # of the same: another format joins
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.exr", "x.json", "x.npy", "x_colour.png", "x_notes.txt"]
+    assert json.loads((tmp_path / "x.json").read_text())["also_there"] == ["x.npy", "x_colour.png"]
+    other = HowPredicted("runs/y", "Student", (28, 42), "32", lambda: "def")
+    write_prediction(tmp_path, "x", scene(), photograph(), other, WriteOptions(("png16",)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x_mm.png", "x_notes.txt"]
+
+
 def interrupt(*arguments):
     raise KeyboardInterrupt
 
