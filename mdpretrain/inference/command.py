@@ -34,12 +34,12 @@ def predict_command(argv: list[str]) -> int:
         raise ValueError(f"--batch-size {options.batch_size}: give a positive number")
     check_focal(options.focal_px, "--focal-px")
     _size(options, DEFAULT_LONG_SIDE)  # a size that is none is refused before the network is read
+    is_video = options.input.suffix.lower() in VIDEO_SUFFIXES
+    kind = "a folder" if options.input.is_dir() else "a video" if is_video else "an image"
+    _refuse_options_of_others(options, kind)
+    predict = {"a folder": _predict_folder, "a video": _predict_video, "an image": _predict_image}[kind]
     try:
-        if options.input.is_dir():
-            return _predict_folder(options)
-        if options.input.suffix.lower() in VIDEO_SUFFIXES:
-            return _predict_video(options)
-        return _predict_image(options)
+        return predict(options)
     except KeyboardInterrupt:
         print(
             f"\nmdpretrain predict: interrupted; what is in {options.output} is whole, and the same call continues a folder",
@@ -84,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_weights_option(parser)
     return parser
+
+
+def _refuse_options_of_others(options: argparse.Namespace, kind: str) -> None:
+    """Raise ValueError for an option that the input would not look at."""
+    given = (("--recursive", "a folder", options.recursive), ("--side-by-side", "a video", options.side_by_side))
+    for name, needed, there in given:
+        if there and kind != needed:
+            raise ValueError(f"{name} is for {needed}, and {options.input} is {kind}; leave it out")
 
 
 def _size(options: argparse.Namespace, usual_long_side: int) -> NetworkSize:

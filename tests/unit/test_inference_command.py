@@ -127,6 +127,31 @@ def test_mistakes_are_one_sentence(image, tmp_path, capfd):
     assert "belongs to one image" in capfd.readouterr().err
 
 
+def test_options_of_another_input_are_refused(image, tmp_path):
+    (tmp_path / "in").mkdir()
+    for source, option, words in (
+        (image, "--side-by-side", "--side-by-side is for a video, and .*photo.png is an image"),
+        (tmp_path / "in", "--side-by-side", "is a folder; leave it out"),
+        (image, "--recursive", "--recursive is for a folder"),
+        (tmp_path / "v.mp4", "--recursive", "is a video; leave it out"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            predict_command(arguments(source, tmp_path / "out", "metric", option))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_shows_a_network_what_it_works_at(image, tmp_path, monkeypatch):
+    class Sized(Brightness):
+        encoder = nn.Identity()
+        encoder.input_size = (600, 900)
+
+    monkeypatch.setitem(PREDICTORS, "sized", lambda: NamedPredictor(Sized()))
+    for name, more, side in (("sized", (), 900), ("metric", (), 518), ("sized", ("--long-side", "60"), 60)):
+        assert predict_command(arguments(image, tmp_path / f"{name}{len(more)}", name, "--write", "npy", *more)) == 0
+        record = json.loads((tmp_path / f"{name}{len(more)}/photo.json").read_text())
+        assert record["settings"]["long_side"] == side and record["network"]["width"] == side
+
+
 def test_ctrl_c_says_what_is_left(image, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
