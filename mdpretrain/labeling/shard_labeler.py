@@ -34,7 +34,7 @@ from mdpretrain.labeling.source_shards import SourceShard, SourceShards, digest_
 # Part of every fingerprint: raise it with any change of what is written for the same teacher, request and shards. A git commit would say
 # less and more: an edited README is no other label. ``tests/integration/test_labeling_passes.py`` compares a label with
 # recorded numbers.
-LABELLING_VERSION = 2
+LABELLING_VERSION = 3
 WAIT_FOR_SHARD_S = 2.0
 
 
