@@ -106,9 +106,8 @@ def focal_length_px(horizontal_fov_degrees: Float[Tensor, " B"], width: int) -> 
 def _keep_full_precision(head: nn.Module) -> None:
     """Under bf16 a head's last convolution stays in float32, as those of our own networks do; parameters and names are the same."""
     name, last = [(name, module) for name, module in head.named_modules() if isinstance(module, nn.Conv2d)][-1]
-    kept = FullPrecisionConvolution(
-        last.in_channels, last.out_channels, last.kernel_size, last.stride, last.padding, bias=last.bias is not None, device="meta"
-    )
+    settings = {"kernel_size": last.kernel_size, "stride": last.stride, "padding": last.padding, "bias": last.bias is not None}
+    kept = FullPrecisionConvolution(last.in_channels, last.out_channels, **settings, device="meta")  # type: ignore[arg-type]
     kept.weight, kept.bias = last.weight, last.bias
     head.set_submodule(name, kept)
 
