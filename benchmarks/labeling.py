@@ -52,7 +52,8 @@ def main() -> None:
     own, rest = parser.parse_known_args()
     torch.set_num_threads(own.torch_threads)
     with tempfile.TemporaryDirectory() as folder:
-        rest = [*made_up(Path(folder), own.images), *rest] if "--checkpoint" not in rest else rest
+        if not any(option.startswith(("--checkpoint", "--config")) for option in rest):
+            rest = [*made_up(Path(folder), own.images), *rest]
         options = parse_label_options([*rest, "--output", folder])
         labeler = teacher_labeler(options)
         source = SourceShards(options.shards, options.sidecars)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -110,7 +111,15 @@ def remove_temporary_files(folder: Path | str, older_than_s: float = 0.0, name: 
     oldest = time.time() - older_than_s
     leftovers = sorted(Path(folder).glob(f"{name}{TEMPORARY_MARK}*"))
     if older_than_s:
-        leftovers = [path for path in leftovers if path.stat().st_mtime < oldest]
+        leftovers = [path for path in leftovers if _written_at(path) < oldest]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers
+
+
+def _written_at(path: Path) -> float:
+    """Seconds since the epoch; infinite for a file that was renamed or removed meanwhile, by its writer or by another who tidies up."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf

@@ -237,7 +237,7 @@ def _group_members(tar: tarfile.TarFile, infos: list[tarfile.TarInfo]) -> list[I
 
 
 class IndexedShard:
-    """Random access to one shard, local or remote. Opened at the first read and again after pickling, so workers may share it.
+    """Random access to one shard, local or remote. Opened at the first read and again after pickling: workers and threads may share it.
 
     Args:
         path: the tar.
@@ -249,6 +249,8 @@ class IndexedShard:
         ValueError, StorageError: see ``load_index``.
     """
 
+    _descriptor: int | None = None  # an open one stands in the instance, where setdefault and pop are one step for all threads
+
     def __init__(
         self, path: ShardPath | str, check_crc: bool = True, storage: Storage | None = None, index: ShardIndex | None = None
     ) -> None:
@@ -259,7 +261,6 @@ class IndexedShard:
         if isinstance(self.path, RemotePath):
             members = [entry.members for entry in self.index.entries]
             self.remote = RemoteShard(self.path, self.index.sha256, members, storage or default_storage())
-        self._descriptor: int | None = None
 
     def __len__(self) -> int:
         return len(self.index.entries)
@@ -289,9 +290,13 @@ class IndexedShard:
 
     def _read_member(self, entry: IndexEntry, suffix: str) -> bytes:
         place = self._place(entry, suffix)
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # type: ignore[arg-type]  # local
-        block = os.pread(self._descriptor, HEADER_BYTES + place[1], place[0] - HEADER_BYTES)
+        descriptor = self._descriptor
+        if descriptor is None:
+            own = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # type: ignore[arg-type]  # local
+            descriptor = self.__dict__.setdefault("_descriptor", own)
+            if descriptor != own:  # another thread was as quick
+                os.close(own)
+        block = os.pread(descriptor, HEADER_BYTES + place[1], place[0] - HEADER_BYTES)
         return checked_member(block, place, f"{self.path}: {entry.key}.{suffix}", self.check_crc)
 
     def _place(self, entry: IndexEntry, suffix: str) -> Place:
@@ -300,14 +305,13 @@ class IndexedShard:
         return entry.members[suffix]
 
     def close(self) -> None:
-        if self._descriptor is not None:
+        descriptor = self.__dict__.pop("_descriptor", None)
+        if descriptor is not None:
             with contextlib.suppress(OSError):
-                os.close(self._descriptor)
-            self._descriptor = None
+                os.close(descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptor": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.close()
+        self.close()

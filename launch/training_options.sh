@@ -1,4 +1,4 @@
-# Sourced by demo.sh and rendered_teacher.sh: PROCESSES and MACHINE_OPTIONS, what every fit of theirs is given on this machine.
+# Sourced by demo.sh, rendered_teacher.sh and distillation.sh: PROCESSES and MACHINE_OPTIONS, what every fit of theirs is given on this machine.
 if nvidia-smi -L >/dev/null 2>&1; then
     PROCESSES=1
     MACHINE_OPTIONS="--trainer.precision bf16-mixed"

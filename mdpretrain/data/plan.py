@@ -99,8 +99,8 @@ def go_on(saved: Sequence[Leg], steps: int, now: Leg, on_change: OnMixtureChange
         )
     if on_change == "refuse":
         raise ValueError(
-            f"the checkpoint was trained with data {change}: the sample order would change in mid-run; restore it in the recipe, or "
-            "say what to do: --data.on_mixture_change=continue (the new mixture, each unchanged source where it stands) or "
+            f"the checkpoint was trained with data {change}: the samples or their order would change in mid-run; restore it in the recipe, "
+            "or say what to do: --data.on_mixture_change=continue (the new mixture, each unchanged source where it stands) or "
             "restart (the new mixture from its beginning)"
         )
     earlier = {}

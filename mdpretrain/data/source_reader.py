@@ -52,9 +52,11 @@ class SourceReader:
         return len(self.folder) if self._kept is None else len(self._kept)
 
     def identity(self) -> dict[str, Any]:
-        """What of this row the order depends on, as JSON values."""
+        """What of this row a run depends on, its order and what is read of its samples, as JSON values."""
         source = self.source
         record: dict[str, Any] = {"weight": float(source.weight), "shards": self.folder.fingerprint, "samples": len(self)}
+        if self.sidecars:
+            record["sidecars"] = [sidecar.fingerprint for sidecar in self.sidecars]
         if source.max_passes is not None:
             record["max_passes"] = float(source.max_passes)
         if self._kept is not None:

@@ -17,11 +17,11 @@ from mdpretrain.labeling.label_options import parse_label_options
 from mdpretrain.labeling.labeler import Labeler
 from mdpretrain.labeling.prior_labeler import PriorLabeler, PriorRequest
 from mdpretrain.labeling.requests import LabelRequest, Precision
-from mdpretrain.labeling.shard_labeler import ShardLabeler, best_device
+from mdpretrain.labeling.shard_labeler import ShardLabeler
 from mdpretrain.networks.module_config import record_and_build
 from mdpretrain.networks.priors import CheckpointPrior, FrozenPrior
 from mdpretrain.networks.transformers_prior import TransformersPrior
-from mdpretrain.tasks.predictor import Predictor, load_predictor
+from mdpretrain.tasks.predictor import Predictor, choose_device, load_predictor
 
 
 def label_command(argv: list[str]) -> int:
@@ -49,7 +49,7 @@ def teacher_labeler(options: argparse.Namespace) -> Labeler:
     """
     if options.checkpoint is None:
         raise ValueError("--prior-model makes priors and no labels: add --as prior")
-    device = torch.device(options.device or best_device())
+    device = torch.device(choose_device(options.device))
     precision = label_precision(options.precision, device)
     predictor = load_predictor(options.checkpoint, device, options.weights, options.without_prior)
     prompt = None
@@ -88,9 +88,10 @@ def prior_labeler(options: argparse.Namespace) -> PriorLabeler:
     if options.prompt_count is not None or options.without_prior:
         raise ValueError("--as prior: a prior sees the image alone; leave out --prompt-count and --without-prior")
     teachers = {"flip": options.flip, "prompts": options.prompts > 1, "consistency": options.consistency, "tiles": options.tiles}
-    if wrong := [name for name, given in {**teachers, "whole": options.whole, "precision": options.precision}.items() if given]:
+    others = {"whole": options.whole, "precision": options.precision, "unknown-camera": options.unknown_camera != "reject"}
+    if wrong := [name for name, given in {**teachers, **others}.items() if given]:
         raise ValueError(f"--as prior: --{wrong[0]} is for pseudo-labels; leave it out")
-    device = options.device or best_device()
+    device = choose_device(options.device)
     if options.prior_model is not None:
         prior: FrozenPrior = record_and_build(TransformersPrior, path=str(options.prior_model)).to(device)
     else:

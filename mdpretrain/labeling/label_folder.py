@@ -85,7 +85,7 @@ class LabelFolder:
             raise ValueError(f"{self.path}: another process keeps its {DATASET_FILE} locked; end it, then run the same command again")
         try:
             if path.exists():
-                earlier = json.loads(path.read_text())
+                earlier = _read_record(path)
                 if earlier.get("fingerprint") != self.record["fingerprint"]:
                     changed = _first_change(self.record, earlier)
                     raise ValueError(
@@ -170,6 +170,17 @@ class LabelFolder:
         if held is not False:
             remove_temporary_files(self.path, 0.0 if held else DAY_S)
             self._lock.free(0, length=0)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The folder's dataset.json; ValueError naming it if it is damaged."""
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}); choose another --output, or delete the folder") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: holds a {type(record).__name__}, expected an object; choose another --output, or delete the folder")
+    return record
 
 
 def _first_change(now: dict[str, Any], earlier: dict[str, Any], prefix: str = "") -> str:

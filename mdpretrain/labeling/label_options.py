@@ -39,7 +39,7 @@ def label_parser() -> argparse.ArgumentParser:
     run.add_argument("--batch-size", type=int, default=8)
     run.add_argument("--decode-threads", type=int, default=2, help="read and decode ahead of the network")
     run.add_argument("--encode-threads", type=int, default=2, help="encode and write behind it")
-    run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
+    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: the GPU where there is one)")
     run.add_argument("--task-id", type=int, help="label only the share of this task, counted from 0 (default: SLURM's job array)")
     run.add_argument("--num-tasks", type=int, help="how many tasks share the shards; the last to end completes the folder")
     run.add_argument("--quiet", action=_SWITCH, default=False, help="no progress bar")

@@ -34,8 +34,8 @@ from mdpretrain.tasks.predictor import Predictor
 
 FIELDS = ("prior", "sky")  # what is read of a sample besides image and depth
 OTHER = "other/"
-# Agreement in absolute terms, which says nothing of a label, or a source, without metres.
-METRIC_FIGURES = ("abs_rel", "log_scale")
+# Agreement in absolute terms, which says nothing of a label, or a source, without metres; and the label's own range in metres.
+AGREEMENT_IN_METRES, RANGE_IN_METRES = ("abs_rel", "log_scale"), ("near_m", "far_m")
 
 
 @dataclasses.dataclass
@@ -147,10 +147,12 @@ class Labeler(ShardLabeler[LabelRead]):
         names = [name for name in maps if name.startswith(OTHER)]
         present = {name.removeprefix(OTHER): maps[name] for name in names if self._has(read, name.removeprefix(OTHER))}
         valid = np.zeros_like(row.valid) if row.depth_is_ray else row.valid
-        assessed = assess_label(label_m, present, row.depth, valid, row.prompt_mask, row.image, row.sky)
+        assessed = assess_label(label_m, present, row.depth, valid, self._told(read), row.image, row.sky)
         figures = dict(assessed.figures)
         if canonical or not row.metric:
-            figures |= dict.fromkeys(METRIC_FIGURES)
+            figures |= dict.fromkeys(AGREEMENT_IN_METRES)
+        if canonical:
+            figures |= dict.fromkeys(RANGE_IN_METRES)
         if "estimated_f_px" in maps:
             figures["estimated_f_px_per_width"] = float(maps["estimated_f_px"]) / row.image.shape[1]
         label_meta = dataclasses.replace(
@@ -172,6 +174,12 @@ class Labeler(ShardLabeler[LabelRead]):
     def _has(self, read: LabelRead, name: str) -> bool:
         """Whether a pass was this sample's own: a stand-in ran where it cannot have that prompt."""
         return name == "flip" or name in read.variants
+
+    def _told(self, read: LabelRead) -> np.ndarray | None:
+        """The pixels that the label's passes were given as prompt, of all that it is the mean of; None for a teacher without a prompt."""
+        rows = [read.row, *(read.variants[name] for name in self.request.averaged if name in read.variants)]
+        masks = [row.prompt_mask for row in rows if row.prompt_mask is not None]
+        return functools.reduce(np.logical_or, masks) if masks else None
 
     def _camera_refusal(self, row: Row, computed: LabelMaps) -> str | None:
         """Why a sample of unknown camera is not labelled, if the teacher's depth needs the camera."""

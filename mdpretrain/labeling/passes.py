@@ -108,12 +108,13 @@ class TeacherPasses:
         with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=self.request.precision == "bf16"):
             prediction = self.predictor(batch)
         refuse_relative(prediction, self.predictor)
-        depth_m, estimated = prediction.values.float(), prediction.estimated_f_px
+        depth_m = prediction.values.float()
+        estimated = None if prediction.estimated_f_px is None else prediction.estimated_f_px.float()
         sound = (depth_m.isfinite() & (depth_m >= 0)).flatten(1).all(1)
         if prediction.space is DepthSpace.CANONICAL_INVERSE:
             stand_in = torch.full_like(batch.intrinsics[:, 0, 0], float(frame_width))
             if estimated is not None and self.request.unknown_camera == "estimate":
-                stand_in = estimated.float()
+                stand_in = estimated
             f_px = torch.where(batch.camera_known, batch.intrinsics[:, 0, 0], stand_in)
             depth_m, known = depth_from_canonical_inverse_where_known(depth_m, f_px, batch.image.shape[-1])
             sound &= known

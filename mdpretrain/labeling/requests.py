@@ -58,6 +58,11 @@ class LabelRequest:
             raise ValueError(f"{of_prompts[0]} is for a teacher with a prompt; give --prompt-count LOW HIGH, or leave it out")
         if self.tile_side is not None and (self.tile_side % self.multiple or self.tile_side < self.multiple):
             raise ValueError(f"--tiles {self.tile_side}: give a multiple of --multiple {self.multiple}")
+        if self.tile_side is not None and self.long_side <= self.tile_side:
+            raise ValueError(
+                f"--tiles {self.tile_side}: with --long-side {self.long_side}, the largest that a label may have, every image fits into "
+                "one tile; give a larger --long-side, or leave out --tiles"
+            )
         if self.tile_side is not None and self.unknown_camera == "estimate":
             raise ValueError("--unknown-camera estimate reads the focal length off a whole image: leave out --tiles")
 

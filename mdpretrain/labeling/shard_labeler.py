@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from data_shards.build_tasks import ONLY_TASK, Task
 from data_shards.progress import progress_bar
 from data_shards.schema import SCHEMA_VERSION, Sample
@@ -34,7 +32,7 @@ from mdpretrain.labeling.source_shards import SourceShard, SourceShards, digest_
 # Part of every fingerprint: raise it with any change of what is written for the same teacher, request and shards. A git commit would say
 # less and more: an edited README is no other label. ``tests/integration/test_labeling_passes.py`` compares a label with
 # recorded numbers.
-LABELLING_VERSION = 2
+LABELLING_VERSION = 3
 WAIT_FOR_SHARD_S = 2.0
 
 
@@ -254,8 +252,3 @@ def _result(work: ShardInWork, future: concurrent.futures.Future[ReadT | None] |
         yield work, None
     elif (outcome := future.result()) is not None:
         yield work, outcome
-
-
-def best_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

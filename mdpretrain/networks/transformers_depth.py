@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mdpretrain.networks.full_precision import FullPrecisionConvolution
 from mdpretrain.networks.priors import MINIMUM_DEPTH_M
 from mdpretrain.networks.prompt_conditioning import prepared_prompt
 from mdpretrain.networks.transformers_models import ModelInput, build_model, describe_model, load_model, processor_settings
@@ -66,6 +67,9 @@ class TransformersDepth(nn.Module):
         if config.model_type == "prompt_depth_anything":
             self.prepared_maps = [PROMPT_MAP]
         self.input = ModelInput(config, self.processor, short_side)
+        for head in (self.model.head, getattr(getattr(self.model, "fov_model", None), "head", None)):
+            if head is not None:
+                _keep_full_precision(head)
         self.eval()
 
     def forward(self, batch: DepthBatch) -> DepthPrediction:
@@ -97,6 +101,15 @@ class TransformersDepth(nn.Module):
 def focal_length_px(horizontal_fov_degrees: Float[Tensor, " B"], width: int) -> Float[Tensor, " B"]:
     """f_px of a centred pinhole: W / (2 tan(fov / 2))."""
     return 0.5 * width / torch.tan(0.5 * torch.deg2rad(horizontal_fov_degrees))
+
+
+def _keep_full_precision(head: nn.Module) -> None:
+    """Under bf16 a head's last convolution stays in float32, as those of our own networks do; parameters and names are the same."""
+    name, last = [(name, module) for name, module in head.named_modules() if isinstance(module, nn.Conv2d)][-1]
+    settings = {"kernel_size": last.kernel_size, "stride": last.stride, "padding": last.padding, "bias": last.bias is not None}
+    kept = FullPrecisionConvolution(last.in_channels, last.out_channels, **settings, device="meta")  # type: ignore[arg-type]
+    kept.weight, kept.bias = last.weight, last.bias
+    head.set_submodule(name, kept)
 
 
 def _with_range(prompt_m: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:

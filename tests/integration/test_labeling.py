@@ -155,6 +155,10 @@ def test_labels_of_two_teachers_are_never_mixed(shards: pathlib.Path, tmp_path: 
         Labeler(student(seed=1), REQUEST).label_folder(shards, tmp_path / "pseudo", quiet=True)
     with pytest.raises(ValueError, match="holds labels with another request"):
         Labeler(student(), dataclasses.replace(REQUEST, seed=3)).label_folder(shards, tmp_path / "pseudo", quiet=True)
+    for damaged in ("{", "[]"):
+        (tmp_path / "pseudo" / "dataset.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"pseudo/dataset\.json: .*choose another --output"):
+            Labeler(student(), REQUEST).label_folder(shards, tmp_path / "pseudo", quiet=True)
 
 
 def test_prompted_teacher_labels_metric_samples_only(tmp_path: pathlib.Path) -> None:

@@ -78,6 +78,8 @@ def test_options_that_do_not_go_together_are_sentences(road: list[str], capsys: 
         ([], "this teacher needs a sparse prompt"),
         (["--prompt-count", "5", "9", "--consistency", "flip,sideways"], "--consistency sideways: there are flip, disjoint, density"),
         (["--as", "prior", "--flip"], "--as prior: --flip is for pseudo-labels"),
+        (["--as", "prior", "--unknown-camera", "canonical"], "--as prior: --unknown-camera is for pseudo-labels"),
+        (["--prompt-count", "5", "9", "--device", "warp"], "--device warp: torch cannot use it here"),
         (["--prompt-count", "5", "9", "--batch-size", "0"], "give at least 1"),
     ):
         assert main(["label", *road, *options]) == 2

@@ -199,6 +199,11 @@ def test_prompts_are_drawn_anew_cut_in_halves_and_thinned(tmp_path: pathlib.Path
         np.testing.assert_allclose(np.nanmin(sample.depth), np.exp(np.mean(np.log(means))), rtol=1e-3)
         halves = [read.variants[name].prompt_depth_m[read.variants[name].prompt_mask].mean() for name in ("disjoint_a", "disjoint_b")]  # type: ignore[index]
         assert sample.meta.quality is not None
+        told = np.logical_or.reduce([row.prompt_mask for row in rows])  # of all three passes that the label is the mean of
+        judged = read.row.valid & ~told
+        expected = np.abs(np.exp(np.mean(np.log(means))) / read.row.depth[judged].astype(np.float64) - 1).mean()
+        assert sample.meta.quality["prompt_fraction"] == told.mean() > 100 / told.size
+        assert sample.meta.quality["abs_rel"] == pytest.approx(expected, rel=1e-5)
         assert sample.meta.quality["prompt_disagreement"] == pytest.approx(abs(np.log(halves[0] / halves[1])), rel=1e-3)
 
 
@@ -215,7 +220,10 @@ def test_an_unknown_camera_is_rejected_canonical_or_estimated(tmp_path: pathlib.
     known, unknown = reader.sample(0), reader.sample(1)
     assert known.meta.metric and not known.meta.canonical and known.depth[10, 10] == rejecting.sample(0).depth[10, 10]
     assert unknown.meta.canonical and not unknown.meta.metric and unknown.meta.camera is None
-    assert unknown.meta.quality is not None and unknown.meta.quality["abs_rel"] is None and unknown.meta.quality["consistency"] is None
+    assert unknown.meta.quality is not None and known.meta.quality is not None
+    in_metres = ("abs_rel", "log_scale", "near_m", "far_m")  # a row's `far_m: [null, 300]` must not take f_px / W for metres
+    assert {unknown.meta.quality[name] for name in in_metres} == {None} and None not in {known.meta.quality[name] for name in in_metres}
+    assert unknown.meta.quality["abs_rel_aligned"] is not None and unknown.meta.quality["consistency"] is None
 
     estimating = Teacher(canonical.answer, DepthSpace.CANONICAL_INVERSE, estimated_share=2.0)
     request = dataclasses.replace(request, unknown_camera="estimate")
@@ -244,6 +252,7 @@ def test_a_teacher_of_relative_depth_and_a_broken_one_are_sentences(tmp_path: pa
         ({"consistency": ("mirror",)}, "--consistency mirror: there are flip, disjoint, density"),
         ({"prompts": 2}, "--prompts 2 is for a teacher with a prompt"),
         ({"tile_side": 20}, "--tiles 20: give a multiple of --multiple 16"),
+        ({"tile_side": 64}, "--tiles 64: with --long-side 64, the largest that a label may have, every image fits into one tile"),
         ({"tile_side": 32, "unknown_camera": "estimate"}, "leave out --tiles"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,18 @@ def test_samples_without_a_label_are_left_out_and_counted(shards: Path, capsys: 
         SourceReader(dataclasses.replace(joined, figures={"empty": (0.0, None)}))
     drawn = mix_plan(Run((joined,), 4, 1, 3, 1, None), quiet=True).sources[0]
     assert (drawn.samples, drawn.in_folder, drawn.unlabelled) == (6, 12, 6)
+
+
+def test_a_run_does_not_go_on_with_other_labels(shards: Path) -> None:
+    """The order is the same, the depth is another teacher's: refused like other shards, unless the recipe says to go on."""
+    joined = row(shards, "one", sidecars=[str(write_labels(shards / "labels", keys_of("one", 5, 7), set()))])
+    keys = stream(shards / "run", make_module(shards, train=[joined]), 2)
+    shutil.rmtree(shards / "labels")
+    write_labels(shards / "labels", keys_of("one", 5, 7), set(), teacher="another")
+    with pytest.raises(ValueError, match=r"mixture\.one\.sidecars = \['\w+'\], but the recipe says \['\w+'\]"):
+        stream(shards / "run", make_module(shards, train=[joined]), 2, resume=True)
+    going_on = make_module(shards, train=[joined], on_mixture_change="continue")
+    assert len({*keys, *stream(shards / "run", going_on, 2, resume=True)}) == 12  # and the pass has no seam
 
 
 def test_what_belongs_to_the_old_depth_does_not_stay_beside_a_label(shards: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import tarfile
+import threading
 
 import pytest
 from shard_samples import make_sample
@@ -23,6 +24,30 @@ def shard(tmp_path):
     path = tmp_path / "x.tar"
     write_shard(path, [make_sample(f"s/{i:02d}", seed=i) for i in range(4)])
     return path
+
+
+def test_threads_that_read_first_together_open_the_tar_once(shard, monkeypatch):
+    """On a slow file system both find it closed; what one of them opened would never be closed, for every shard of a long run."""
+    opened, together, original = [], threading.Barrier(4), os.open
+
+    def slow(*arguments, **options):
+        together.wait(timeout=30)
+        opened.append(original(*arguments, **options))
+        return opened[-1]
+
+    reader, found = IndexedShard(shard), []
+    monkeypatch.setattr(os, "open", slow)
+    threads = [threading.Thread(target=lambda own=place: found.append(reader.read(own)["meta.json"])) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    assert len(found) == 4 and len(opened) == 4
+    reader.close()
+    for descriptor in opened:
+        with pytest.raises(OSError):
+            os.fstat(descriptor)
 
 
 def overwrite(path, offset: int, data: bytes) -> None:

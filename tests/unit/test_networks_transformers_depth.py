@@ -109,6 +109,27 @@ def test_a_fingerprint_is_the_models_and_not_the_folders(tmp_path: pathlib.Path)
         load_predictor(tmp_path / "one", weights="ema")
 
 
+@pytest.mark.parametrize("kind", ["pro", "metric", "prompt"])
+def test_bf16_leaves_no_steps_in_the_depth(kind: str, tmp_path: pathlib.Path) -> None:
+    """bfloat16 has 8 bits: its numbers between 0.5 and 1 are 0.4 % apart, and all pixels of a slanted wall would be a staircase."""
+    torch.manual_seed(0)
+    if kind == "pro":
+        model = tiny_depth_pro(transformers)
+        torch.nn.init.constant_(model.head.layers[-2].bias, 0.5)
+    else:
+        model = random_transformers_model() if kind == "prompt" else tiny_depth_anything(transformers, "metric")
+    predictor = saved(model, tmp_path / "model", 56)
+    raw: list[torch.Tensor] = []
+    predictor.network.model.head.register_forward_hook(lambda _module, _inputs, output: raw.append(output))
+    if kind == "pro":
+        predictor.network.model.fov_model.head.register_forward_hook(lambda _module, _inputs, output: raw.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        predictor(parts.make_batch(prompt_points=60))
+    assert len(raw) == (2 if kind == "pro" else 1)
+    for values in raw:
+        assert values.dtype == torch.float32 and not torch.equal(values, values.bfloat16().float())
+
+
 def test_models_that_are_not_known_are_sentences() -> None:
     description = {"config": {"model_type": "dpt"}, "processor": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "short_side": 384}}
     with pytest.raises(ValueError, match="what a 'dpt' predicts is not known here; there are depth_anything, depth_pro"):
