@@ -54,7 +54,10 @@ def import_point_map(source: pathlib.Path, output: pathlib.Path) -> pathlib.Path
     given, described = content.get("model"), content.get("model_config")
     if not isinstance(given, dict) or not isinstance(described, dict):
         raise ValueError(f"{source} is no MoGe-2 release: it holds no 'model' with a 'model_config'")
-    config = network_config(described, given, str(source))
+    try:
+        config = network_config(described, given, str(source))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source} is no MoGe-2 release: its model_config lacks or misspells a part ({error})") from error
     with torch.device("meta"):
         wanted = build_module(config).state_dict()
     levels = len(config["init_args"]["widths"])
