@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+# Of a prefix sum's rounding, in units of its terms' sum: far above what was seen, far below what an objective is compared by.
+_ROUNDING = 64 * torch.finfo(torch.float64).eps
 # Coordinates that are worked on at once: float64 tables near 1 GB on a GPU, near the cache's size on a CPU.
 _CHUNK_COORDINATES = {"cuda": 1 << 22, "cpu": 1 << 16}
 
@@ -57,13 +59,15 @@ def align_scale(x: Float[Tensor, "*R N"], y: Float[Tensor, "*R N"], weight: Floa
     kinks, order = kinks.sort(dim=-1)
     change = change.gather(-1, order)
     gain = kinks * change.cumsum(-1) - (kinks * change).cumsum(-1)  # sum of tents at each kink
-    gain = gain.masked_fill((kinks <= 0) | (change == 0), -1.0)
-    best = gain.argmax(dim=-1, keepdim=True)
-    most = gain.gather(-1, best)[..., 0]
-    usable = most >= 0
+    candidate = (kinks > 0) & (change != 0)
+    # A coordinate of next to no extent has its kinks so far out that the rounding of the sums there is larger than any true gain.
+    trusted = gain - kinks * (_ROUNDING * slope.sum(-1, keepdim=True))
+    best = trusted.masked_fill(~candidate, -torch.inf).argmax(dim=-1, keepdim=True)
+    usable = candidate.gather(-1, best)[..., 0]
     scale = torch.where(usable, kinks.gather(-1, best)[..., 0], 1.0)
     constant = torch.where((weight > 0) & (x == 0) & y.isfinite() & weight.isfinite(), (weight * y.abs()).clamp(max=1.0), 0.0)
-    objective = present.sum(-1) + constant.double().sum(-1) - most.clamp_min(0)
+    cost = (slope * scale[..., None] - offset).abs().clamp(max=1.0)  # not from the prefix sums, which are differences of large numbers
+    objective = cost.sum(-1) + constant.double().sum(-1)
     return ScaleFit(scale.to(x.dtype), objective.to(x.dtype), usable)
 
 

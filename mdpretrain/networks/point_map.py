@@ -41,11 +41,11 @@ class PointMapStudent(nn.Module):
         neck_blocks, head_blocks: residual blocks of each level.
         normals: predict a normal per pixel as well.
         token_range: images are resized (aspect kept) so that the encoder sees at least and at most so many tokens; null: at their own
-            size, rounded to whole patches.
+            size, rounded to whole patches. Not for an encoder that resizes images itself (``input_size``, the crops of several scales).
 
     Raises:
-        ValueError: lists of different lengths or of fewer than two levels, a range that is none, or an encoder with features coarser
-            than its neck has levels for.
+        ValueError: lists of different lengths or of fewer than two levels, a range that is none or of an encoder with a size of its own, or
+            an encoder with finer features than the neck has levels for.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class PointMapStudent(nn.Module):
             raise ValueError(f"widths {list(widths)}, neck_blocks and head_blocks speak of the same levels, of which there are two or more")
         if token_range is not None and not 1 <= token_range[0] <= token_range[1]:
             raise ValueError(f"token_range {list(token_range)}: give the least and the largest number of tokens, such as [1200, 3600]")
-        self.levels = [int(math.log2(encoder.stride / stride)) for stride in encoder.strides]  # of each hooked feature
+        if token_range is not None and encoder.input_size is not None:
+            raise ValueError(f"token_range is for an encoder without a size of its own, and this one sees {list(encoder.input_size)}")
+        self.levels = [int(math.log2(max(encoder.strides) / stride)) for stride in encoder.strides]  # of each hooked feature
         if max(self.levels) >= levels:
             raise ValueError(f"features of strides {encoder.strides} need {max(self.levels) + 1} levels, and widths has {levels}")
         self.token_range = token_range
@@ -79,7 +81,7 @@ class PointMapStudent(nn.Module):
     def forward(self, batch: DepthBatch) -> DepthPrediction:
         """Metric depth, with the point map that it was made from, at the image's size."""
         height, width = batch.image.shape[-2:]
-        size = self._encoder_size(height, width)
+        size = self._encoder_size(height, width) if self.encoder.input_size is None else (height, width)
         image = batch.image if size == (height, width) else F.interpolate(batch.image, size, mode="bilinear", antialias=True)
         encoded = self.encoder.encode(image)
         levels = self.neck(self._inputs(encoded, width / height))

@@ -8,12 +8,14 @@ import math
 import pytest
 import torch
 from network_parts import made_batch
+from test_losses_table import NoSynchronisation
 
 from data_shards.schema import LABEL_KINDS
 from mdpretrain.geometry.cameras import unproject
 from mdpretrain.losses import point_patches, point_terms
 from mdpretrain.losses.point_table import PointMapLoss
 from mdpretrain.losses.point_target import build_point_target, surface_normals
+from mdpretrain.networks.point_map import metric_depth
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, PointMap
 
 HEIGHT, WIDTH, F_PX = 40, 56, 50.0
@@ -291,6 +293,15 @@ def test_the_gradient_descends_and_reaches_valid_pixels_only() -> None:
     step = 0.01 * before.item() / points.grad.square().sum()
     after = loss(predicted((points - step * points.grad).detach(), batch.sky), batch)[0].item()
     assert after < before.item()
+
+
+def test_neither_loss_nor_focal_length_makes_the_host_wait() -> None:
+    batch = smooth_batch(2, camera_known=torch.tensor([True, False]), confidence=torch.full((2, 1, HEIGHT, WIDTH), 0.5))
+    points = noisy(exact_points(batch)).requires_grad_(True)
+    prediction, loss = predicted(points, batch.sky), PointMapLoss({"default": EVERY_TERM}, align_resolution=8)
+    with NoSynchronisation():
+        metric_depth(prediction.point_map, batch)
+        loss(prediction, batch)[0].backward()
 
 
 def test_mistakes_are_named() -> None:

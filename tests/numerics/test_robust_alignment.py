@@ -97,6 +97,19 @@ def test_an_exact_map_is_found_whatever_its_units() -> None:
         assert fit.shift[0, 2].item() == pytest.approx(shift, abs=1e-3 * scale * 10 + 1e-5)
 
 
+@pytest.mark.parametrize("extent", [1e-20, 1e-12, 1e-6, 1e6, 1e12])
+def test_coordinates_of_next_to_no_extent_decide_nothing(extent: float) -> None:
+    """Beside 1500 points that say 1.7, as many whose kinks lie so far out that the sums there are all rounding."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, generator=generator, dtype=torch.float64)
+    x[::2] *= extent
+    weight = torch.rand(3000, generator=generator, dtype=torch.float64)
+    target = torch.where(torch.arange(3000) % 2 == 0, x, 1.7 * x) if extent < 1 else 1.7 * x
+    fit = align_scale(x, target, weight)
+    assert fit.usable and fit.scale.item() == pytest.approx(1.7, rel=1e-6)
+    assert fit.objective.item() == pytest.approx(objective(fit.scale.item(), x, target, weight), abs=0.05)
+
+
 def test_nothing_to_fit_is_said_and_gives_the_identity() -> None:
     points = torch.ones(4, 5, 3)
     target = points.clone()

@@ -33,6 +33,17 @@ PYRAMID = {
 }
 
 
+CROPS = {
+    "class_path": "mdpretrain.networks.encoders.multi_scale_patches.MultiScalePatchEncoder",
+    "init_args": {
+        "model_name": "vit_tiny_patch16_dinov3_qkvb",
+        "layers": [0, 1],
+        "crop_px": 64,
+        "model_args": {"depth": 2, "embed_dim": 24, "num_heads": 3, "patch_size": 8, "init_values": None},
+    },
+}
+
+
 def without_cameras(batch):
     return dataclasses.replace(
         batch, camera_known=torch.zeros_like(batch.camera_known), intrinsics=torch.full_like(batch.intrinsics, torch.nan)
@@ -50,7 +61,7 @@ def test_the_full_size_student_has_the_published_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (50, 33), (130, 20)])
-@pytest.mark.parametrize("encoder", [TINY_ENCODER, PYRAMID])
+@pytest.mark.parametrize("encoder", [TINY_ENCODER, PYRAMID, CROPS], ids=["vit", "pyramid", "crops"])
 def test_any_image_with_or_without_a_camera(size: tuple[int, int], encoder: dict) -> None:
     network = built(TINY_POINT_MAP, encoder=encoder).eval()
     batch = made_batch(*size)
@@ -172,6 +183,7 @@ def test_mistakes_are_named() -> None:
     for changes, named in (
         ({"neck_blocks": [1, 1]}, "same levels"),
         ({"token_range": [40, 20]}, "token_range"),
+        ({"encoder": CROPS, "token_range": [20, 40]}, "token_range is for an encoder without a size of its own"),
         ({"encoder": PYRAMID, "widths": [8, 8], "neck_blocks": [0, 0], "head_blocks": [0, 0]}, "4 levels"),
     ):
         with pytest.raises(ValueError, match=named):

@@ -179,6 +179,8 @@ def test_another_form_is_refused_naming_it(tmp_path: pathlib.Path, released: Rel
         ({"remap_output": "sinh"}, "sinh"),
         ({"scale_head": None}, "scale_head"),
         ({"encoder": {**CONFIG["encoder"], "backbone": "dinov2_vitg14"}}, "dinov2_vitg14"),
+        ({"neck": {}}, "no MoGe-2 release.*'dim_res_blocks'"),
+        ({"encoder": "dinov2_vits14"}, "no MoGe-2 release"),
         ({"neck": {**CONFIG["neck"], "resamplers": "pixel_shuffle"}}, "pixel_shuffle"),
         ({"mask_head": {**CONFIG["mask_head"], "res_block_in_norm": "layer_norm"}}, "layer_norm"),
         ({"mask_head": {**CONFIG["mask_head"], "dim_res_blocks": [1, 2, 3, 4, 5]}}, "mask_head"),

@@ -16,7 +16,8 @@ from mdpretrain.networks.module_config import build_module
 from mdpretrain.networks.priors import StoredPrior
 from mdpretrain.tasks.prompted_pretraining import PromptedPretraining
 
-ABLATIONS = sorted(path for path in (RECIPES / "ablations").glob("*.yaml") if not path.stem.startswith("loss_"))  # test_recipes_losses.py
+STUDENTS = ("loss_", "vit_")  # of students: test_recipes_losses.py
+ABLATIONS = sorted(path for path in (RECIPES / "ablations").glob("*.yaml") if not path.stem.startswith(STUDENTS))
 TWIN = RECIPES / "debug/teacher_multi_scale.yaml"
 CHANGES = {  # what differs from the recipe below it, of the network's arguments and of the task's
     "conditioning_adaptive_norm": {"prompt_fusion": "adaptive_norm"},

@@ -12,6 +12,7 @@ from training_parts import STUDENT_NETWORK, build, make_batch
 
 from mdpretrain.losses.distance_balanced import distance_balanced
 from mdpretrain.losses.table import LossTable
+from mdpretrain.networks.module_config import build_module
 from mdpretrain.tasks.distillation import Distillation
 
 STUDENTS = sorted((RECIPES / "metric_anything").glob("student_depthmap_*.yaml"))
@@ -65,6 +66,17 @@ def test_a_small_student_takes_a_step_under_the_table(recipe: pathlib.Path) -> N
     loss.backward()
     assert loss > 0 and terms["served_fraction"] == 1
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in task.network.parameters())
+
+
+def test_the_two_orders_of_a_small_vit_differ_in_nothing_else() -> None:
+    orders = [parse(TWIN, RECIPES / f"ablations/vit_{order}.yaml") for order in ("deep_to_deep", "depth_pro")]
+    networks = [order.model.init_args.network for order in orders]
+    assert [network.init_args.deep_to_deep for network in networks] == [True, False]
+    built = [build_module(network.as_dict()) for network in networks]
+    assert built[0].level_sources == [3, 2, 1, 0, 3] and built[1].level_sources == [0, 1, 2, 3, 3]
+    assert [tuple(p.shape) for p in built[0].parameters()] == [tuple(p.shape) for p in built[1].parameters()]
+    networks[1].init_args.deep_to_deep = True
+    assert all(getattr(orders[0], part) == getattr(orders[1], part) for part in ("model", "data", "trainer"))
 
 
 def test_feature_alignment_is_written_in_a_recipe(tmp_path: pathlib.Path) -> None:
