@@ -57,7 +57,9 @@ def import_point_map(source: pathlib.Path, output: pathlib.Path) -> pathlib.Path
     try:
         config = network_config(described, given, str(source))
     except (KeyError, TypeError) as error:  # a place of the description that is missing, or holds something else
-        raise ValueError(f"{source} is no MoGe-2 release: its model_config does not describe one ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{source} is no MoGe-2 release: its model_config does not describe one ({type(error).__name__}: {error})"
+        ) from error
     with torch.device("meta"):
         wanted = build_module(config).state_dict()
     levels = len(config["init_args"]["widths"])

@@ -185,8 +185,8 @@ def test_another_form_is_refused_naming_it(tmp_path: pathlib.Path, released: Rel
         ({"mask_head": {**CONFIG["mask_head"], "res_block_in_norm": "layer_norm"}}, "layer_norm"),
         ({"mask_head": {**CONFIG["mask_head"], "dim_res_blocks": [1, 2, 3, 4, 5]}}, "mask_head"),
         ({"mask_head": {**CONFIG["mask_head"], "num_res_blocks": 2}}, "mask_head"),
-        ({"encoder": {"backbone": CONFIG["encoder"]["backbone"]}}, "model_config does not describe a MoGe-2 .*intermediate_layers"),
-        ({"neck": [64, 32]}, "model_config does not describe a MoGe-2"),
+        ({"encoder": {"backbone": CONFIG["encoder"]["backbone"]}}, "model_config does not describe one .*intermediate_layers"),
+        ({"neck": [64, 32]}, "model_config does not describe one"),
     ):
         with pytest.raises(ValueError, match=named):
             import_point_map(written(tmp_path, released, {**CONFIG, **changes}), tmp_path / "out.safetensors")
