@@ -189,7 +189,10 @@ def _passes(source: MixtureSource, shard: str, entries: tuple[IndexEntry, ...]) 
     for name, (low, high) in (source.figures or {}).items():
         found = [own.figures[name] for own in entries if own.figures is not None and name in own.figures]
         if not found:
-            raise ValueError(f"{source.path}/{shard}: its index holds no figure {name!r} of {entry.key}; run `data-shards stats` to add it")
+            raise ValueError(
+                f"{source.path}/{shard}: its index holds no figure {name!r} of {entry.key}; `data-shards stats` "
+                "adds those of depth maps, `mdpretrain label` writes those of labels"
+            )
         value = found[-1]
         if value is None or (low is not None and value < low) or (high is not None and value > high):
             return False

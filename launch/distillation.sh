@@ -78,7 +78,7 @@ student labels "$LABELLED"
 say "6/7 student of the raw depth"
 student raw "[{path: $RUN/shards/recorded, sidecars: [], name: recorded}]"
 COMPARED=("student=$RUN/students/labels" "raw=$RUN/students/raw")
-[ "$ABLATIONS" != all ] || ABLATIONS="loss_inverse loss_weighted_half loss_weighted_one loss_log vit_deep_to_deep vit_depth_pro"
+[ "$ABLATIONS" != all ] || ABLATIONS="loss_inverse loss_weighted_half loss_weighted_one loss_log loss_log_regions loss_log_sharp vit_deep_to_deep vit_depth_pro"
 for name in $ABLATIONS; do
     say "ablation $name"
     student "$name" "$LABELLED" --config "recipes/ablations/$name.yaml"

@@ -7,7 +7,7 @@ Two cameras a baseline apart match windows along a row; depth is z = baseline * 
 * *matching noise*: a fraction of a pixel, of which half is common to neighbouring pixels (windows overlap), more where there is no texture;
 * *calibration*: a factor and an offset of the disparity that stay for the whole scene, as of cameras that were knocked since they were
   calibrated; the offset's error of depth grows with depth squared;
-* *mismatches*: patches with a disparity of anything in range;
+* *mismatches*: patches of one wrong disparity, anywhere in range, as a repeated texture has;
 * *steps*: disparity in fractions of a pixel;
 * *range*: nothing below a least disparity (far) or above a largest (near), nothing on texture-less or burnt-out patches.
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_shards.samples import META_SUFFIX
 from data_shards.schema import DepthType, LabelKind, Sample, SampleMeta
 from data_shards.sidecars import sidecar_members
 from data_shards.writer import KeyedMembers
@@ -169,7 +168,7 @@ class Labeler(ShardLabeler[LabelRead]):
 
     def stand_in(self, shard: SourceShard, position: int) -> KeyedMembers | None:
         """The meta alone, in a sidecar; whole shards leave the sample out."""
-        return None if self.request.whole else (shard.keys[position], {META_SUFFIX: shard.meta(position)})
+        return None if self.request.whole else shard.stand_in(position)
 
     def _has(self, read: LabelRead, name: str) -> bool:
         """Whether a pass was this sample's own: a stand-in ran where it cannot have that prompt."""

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_shards.samples import META_SUFFIX
 from data_shards.schema import DepthType, Sample
 from data_shards.sidecars import sidecar_members
 from data_shards.writer import KeyedMembers
@@ -92,7 +91,7 @@ class PriorLabeler(ShardLabeler[Read]):
 
     def stand_in(self, shard: SourceShard, position: int) -> KeyedMembers:
         """The meta alone: a sidecar has an entry for every key."""
-        return shard.keys[position], {META_SUFFIX: shard.meta(position)}
+        return shard.stand_in(position)
 
 
 def stored_prior(inverse_depth: np.ndarray) -> np.ndarray:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
-from data_shards.index import IndexedShard
+from data_shards.index import IndexedShard, entry_of
 from data_shards.samples import META_SUFFIX, members_to_sample, suffixes_for
 from data_shards.schema import Sample
 from data_shards.shard_table import open_table
 from data_shards.sidecars import check_keys, check_shards, join_members
 from data_shards.storage.address import ShardPath
+from data_shards.writer import KeyedMembers
 
 
 class SourceShards:
@@ -72,9 +74,17 @@ class SourceShard:
             members = join_members(key, members, extra)
         return members_to_sample(key, members, fields)
 
-    def meta(self, position: int) -> bytes:
-        """The sample's own meta.json."""
-        return self.main.read(position, [META_SUFFIX])[META_SUFFIX]
+    def stand_in(self, position: int) -> KeyedMembers:
+        """What a sidecar has for a sample of which nothing can be made: its meta.json alone, or, where that is damaged too, what the index
+        knows of it."""
+        key = self.keys[position]
+        try:
+            meta = self.main.read(position, [META_SUFFIX])[META_SUFFIX]
+            entry_of(key, meta, {})
+        except ValueError:
+            entry = self.main.index.entries[position]
+            meta = json.dumps({"key": key, "group": entry.group, "source": entry.source}, sort_keys=True).encode()
+        return key, {META_SUFFIX: meta}
 
     def close(self) -> None:
         """Close the files."""

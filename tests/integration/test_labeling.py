@@ -278,3 +278,18 @@ def test_stored_priors_are_found_in_sidecars(shards: pathlib.Path, tmp_path: pat
     assert not np.allclose(readers[0].sample(0).depth[6:], readers[1].sample(0).depth[6:], rtol=1e-2)
     with pytest.raises(ValueError, match="holds labels with another sidecars_sha256"):
         labeler.label_folder(shards, tmp_path / "without", quiet=True, sidecars=[tmp_path / "priors"])
+
+
+def test_a_sample_with_a_damaged_meta_is_one_reject_and_has_a_stand_in(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    tar = shards / "toy-000000.tar"
+    index = IndexedShard(tar).index
+    offset, size, *_ = index.entries[2].members["meta.json"]
+    damaged = bytearray(tar.read_bytes())
+    damaged[offset : offset + size] = b"x" * size
+    tar.write_bytes(damaged)
+    result = Labeler(student(), SIDECARS, batch_size=2).label_folder(shards, tmp_path / "pseudo", quiet=True)
+    assert (result.labelled, result.rejected) == (13, 2)
+    labels = IndexedShard(tmp_path / "pseudo" / "toy-000000.tar")
+    assert labels.keys == [entry.key for entry in index.entries]
+    assert [entry.is_stand_in for entry in labels.index.entries] == [False, False, True, False, False]
+    assert labels.index.entries[2].group == index.entries[2].group

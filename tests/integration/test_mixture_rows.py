@@ -96,7 +96,7 @@ def test_figures_leave_samples_out(shards: Path) -> None:
         chosen = row(shards, "two", figures={"sharpness": bounds, "other": (None, 1.0)})
         assert SourceReader(chosen).keys() == [f"two/{k:04d}" for k in sorted(kept)]
         assert {key for batch in batches_of(shards, 3, chosen) for key in batch.key} == {f"two/{k:04d}" for k in kept}
-    with pytest.raises(ValueError, match=r"two/00000\.tar: its index holds no figure 'blur' of two/0000; run `data-shards stats`"):
+    with pytest.raises(ValueError, match=r"two/00000\.tar: its index holds no figure 'blur' of two/0000; `data-shards stats` adds"):
         SourceReader(row(shards, "two", figures={"blur": (0.0, None)}))
 
 
