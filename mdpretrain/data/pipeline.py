@@ -174,7 +174,8 @@ class SamplePipeline:
         if sample.depth_edge is not None:
             edge_depth = sample_depth(self._z_depth(sample, sample.depth_edge, options), view, size)
             row.edge_depth = _finite(_in_units_of_the_view(edge_depth, view, size) if meta.canonical else edge_depth)
-        if sample.confidence is not None:
+        # by the sample's own kind, whatever row of the loss table serves it: a phone lidar's confidence is no doubt of a teacher
+        if sample.confidence is not None and meta.label_kind == LabelKind.PSEUDO:
             row.confidence = sample_nearest(sample.confidence, view, size)
         if self._drawer is not None:
             rng = random_generator(PROMPT, self.seed, position if prompt_seed is None else prompt_seed)

@@ -8,11 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from data_shards.schema import LABEL_KINDS, LabelKind
 from mdpretrain.geometry.cameras import ray_to_z
 from mdpretrain.structures import DepthBatch, DepthSpace
 
-PSEUDO_INDEX = LABEL_KINDS.index(LabelKind.PSEUDO)
 INVERSE_SPACES = (DepthSpace.CANONICAL_INVERSE, DepthSpace.AFFINE_INVARIANT)
 
 
@@ -79,8 +77,5 @@ def edge_target(batch: DepthBatch, space: DepthSpace, canonical_labels: bool = F
 
 
 def label_weight(batch: DepthBatch, use_confidence: bool) -> Float[Tensor, "B 1 H W"] | None:
-    """The confidence of pseudo-labels, 1 on every other label; None where nothing is weighed."""
-    if not use_confidence or batch.confidence is None:
-        return None
-    pseudo = (batch.label_kind == PSEUDO_INDEX)[:, None, None, None]
-    return torch.where(pseudo, batch.confidence.float(), torch.ones_like(batch.confidence, dtype=torch.float32))
+    """The confidence that came with the labels: the pipeline passes on pseudo-labels', and 1 for all others. None: nothing is weighed."""
+    return batch.confidence.float() if use_confidence and batch.confidence is not None else None

@@ -142,8 +142,10 @@ def test_metric_space_needs_no_camera():
     assert LossTable({"default": [{"name": "mae"}]})(guess(batch, DepthSpace.METRIC), batch)[1]["absolute_fraction"] == 1
 
 
-def test_confidence_weighs_pseudo_labels_only():
-    batch = batch_of((CAPTURED, PSEUDO), confidence=torch.full((2, 1, 16, 24), 0.25))
+def test_confidence_weighs_pixels_whatever_row_serves_the_label():
+    confidence = torch.ones(2, 1, 16, 24)
+    confidence[1] = 0.25
+    batch = batch_of((CAPTURED, RENDERED), confidence=confidence)
     prediction = guess(batch, DepthSpace.CANONICAL_INVERSE)
     terms = {"default": [{"name": "mae"}]}
     each = mae(prediction.values, build_target(batch, prediction.space).values, batch.valid, reduction="none")

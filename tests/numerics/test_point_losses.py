@@ -10,7 +10,6 @@ import torch
 from network_parts import made_batch
 from test_losses_table import NoSynchronisation
 
-from data_shards.schema import LABEL_KINDS
 from mdpretrain.geometry.cameras import unproject
 from mdpretrain.losses import point_patches, point_terms
 from mdpretrain.losses.point_table import PointMapLoss
@@ -215,9 +214,10 @@ def test_the_scale_term_is_the_squared_log_ratio_and_needs_metres() -> None:
     assert value.item() == pytest.approx(math.log(2) ** 2 / 2, rel=1e-4) and parts["served_fraction"].item() == 0.5
 
 
-def test_confidence_weighs_pseudo_labels_only() -> None:
-    pseudo = LABEL_KINDS.index("pseudo")
-    batch = smooth_batch(2, label_kind=torch.tensor([pseudo, 0]), confidence=torch.full((2, 1, HEIGHT, WIDTH), 0.25))
+def test_confidence_weighs_every_term_but_the_mask() -> None:
+    confidence = torch.ones(2, 1, HEIGHT, WIDTH)
+    confidence[0] = 0.25
+    batch = smooth_batch(2, confidence=confidence)
     points = noisy(exact_points(batch))
     for term in EVERY_TERM:
         loss = PointMapLoss({"default": [{**term, "weight": 1.0}]}, align_resolution=8)

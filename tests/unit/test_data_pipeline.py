@@ -129,6 +129,16 @@ def test_a_sensors_stored_depth_is_the_prompt_where_the_recipe_asks_for_it() -> 
         assert mask is not None and mask.sum() == (0 if sample.meta.key == "scale-free" else 5)
 
 
+def test_confidence_is_passed_on_with_a_pseudo_label_alone_whatever_row_serves_it() -> None:
+    confidence = np.full((HEIGHT, WIDTH), 0.25, np.float32)
+    sample = make_sample("one")
+    sample.confidence = confidence
+    teacher = dataclasses.replace(sample.meta, label_kind=LabelKind.PSEUDO, teacher="0" * 64)
+    for meta, loss_kind, passed in ((sample.meta, "pseudo", False), (teacher, "rendered", True), (teacher, None, True)):
+        row = centred()(dataclasses.replace(sample, meta=meta), 0, RowOptions(loss_kind=loss_kind))
+        assert (row.confidence is not None) == passed
+
+
 def test_points_may_be_drawn_from_the_sensors_depth_and_not_the_labels() -> None:
     low = np.full((HEIGHT // 2, WIDTH // 2), 7.0, np.float32)
     low[:, : WIDTH // 4] = np.nan
