@@ -37,9 +37,9 @@ from mdpretrain.networks.parameter_groups import parameter_groups
 from mdpretrain.planning.units import table_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FULL = [f"metric_anything/{role}_{size}_518" for role in ("student", "teacher") for size in ("vits", "vitb", "vitl")]
+FULL = [f"metric_anything/{role}_{size}_518" for role in ("student_depthmap", "teacher") for size in ("vits", "vitb", "vitl")]
 FULL += ["metric_anything/teacher_vitl_1536", "metric_anything/teacher_vith_1536", "metric_anything/student_depthmap_vith_1536"]
-DEBUG = ["debug/student", "debug/teacher", "debug/teacher_multi_scale"]
+DEBUG = ["debug/student_depthmap", "debug/teacher", "debug/teacher_multi_scale"]
 FIRST_BATCHES = {518: (4, 8, 16, 32), 1536: (1, 2, 4)}
 
 

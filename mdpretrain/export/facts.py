@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
 from torch import nn
 
 from mdpretrain.networks.fake_step import FakeNetwork
@@ -109,7 +110,7 @@ def model_card(name: str, network: str, facts: dict[str, Any]) -> str:
 
 def _training(run: dict[str, Any]) -> dict[str, Any]:
     """Of the recipe what says how it was trained; no path of the machine it was trained on."""
-    recipe = run.get("recipe") or {}
+    recipe = yaml.safe_load(run.get("recipe") or "") or {}  # a checkpoint keeps its recipe as the text of a YAML file
     facts: dict[str, Any] = {"code": run["code"]} if "code" in run else {}
     if task := (recipe.get("model") or {}).get("class_path"):
         facts["task"] = task

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import shard_sources
 
-from data_shards import build_state
+from data_shards import build_state, file_locks
 from data_shards.build import BuildRequest, build, default_items_per_shard
 from data_shards.build_worker import GroupFilter
 from data_shards.cli import main
@@ -217,7 +217,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
     def refuse(*_):
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(build_state.fcntl, "lockf", refuse)
+    monkeypatch.setattr(file_locks.fcntl, "lockf", refuse)
     (tmp_path / "o").mkdir()
     for name, age in (("new.tmp-1", 0), ("old.tmp-1", 90_000)):
         (tmp_path / "o" / name).touch()

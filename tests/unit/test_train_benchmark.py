@@ -20,8 +20,8 @@ def test_the_training_benchmark_measures_the_debug_recipes(repository: pathlib.P
     assert [(row["recipe"], row["checkpointing"]) for row in rows] == [
         ("debug/teacher", False),
         ("debug/teacher", True),
-        ("debug/student", False),
-        ("debug/student", True),
+        ("debug/student_depthmap", False),
+        ("debug/student_depthmap", True),
     ]
     for row in rows:
         assert row["failure"] is None and row["samples_per_s"] == pytest.approx(1e3 / row["step_ms"])
