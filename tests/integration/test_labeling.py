@@ -225,7 +225,7 @@ def test_a_shard_that_is_done_is_not_taken_again(shards: pathlib.Path, tmp_path:
         assert not folder.take(1)
         late = ShardInWork(folder, 1, source.open(1))  # as on a file system without locks
         for position in range(5):
-            late.add(position, (source.open(1).keys[position], {"meta.json": source.open(1).meta(position)}))
+            late.add(position, source.open(1).stand_in(position))
         assert late.is_published
     assert {path: path.stat().st_ino for path in (tmp_path / "done").glob("*.tar")} == before
     assert not list((tmp_path / "done").glob("*.tmp-*"))
