@@ -12,7 +12,6 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 
 # isort: split
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
@@ -24,6 +23,7 @@ from mdpretrain.networks.checkpoint_files import (
     with_averaged_weights,
 )
 from mdpretrain.networks.checkpoint_manifest import check
+from mdpretrain.networks.safetensors_file import write_safetensors
 
 _KEPT = ("global_step", "epoch", "pytorch-lightning_version", "network", "preparation", "prior", "run")
 
@@ -74,7 +74,7 @@ def consolidate(checkpoint: pathlib.Path, output: pathlib.Path, ema: bool = Fals
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".partial")
     if output.suffix == SAFETENSORS_SUFFIX:
-        save_file(_separate(content["state_dict"]), aside, metadata={"format": "pt", SAFETENSORS_RECORD: json.dumps(kept)})
+        write_safetensors(aside, _separate(content["state_dict"]), {SAFETENSORS_RECORD: json.dumps(kept)})
     else:
         torch.save({**kept, "state_dict": content["state_dict"]}, aside)
     os.replace(aside, output)

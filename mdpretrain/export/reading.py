@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mdpretrain.export import names
 from mdpretrain.export.description import PREPARATION, completed, network_config
 from mdpretrain.networks.checkpoint_files import SAFETENSORS_RECORD, SAFETENSORS_SUFFIX
+from mdpretrain.networks.safetensors_file import write_safetensors
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _MODELS = ("prompt_depth_anything", "depth_anything")
@@ -66,7 +67,7 @@ def write_checkpoint(output: pathlib.Path, modules: dict[str, Any], weights: dic
     tensors = {f"network.{name}": value.contiguous().clone() for name, value in weights.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".partial")
-    save_file(tensors, aside, metadata={"format": "pt", SAFETENSORS_RECORD: json.dumps(record)})
+    write_safetensors(aside, tensors, {SAFETENSORS_RECORD: json.dumps(record)})
     os.replace(aside, output)
     return output
 

@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_shards.atomic import own_token
+from mdpretrain.networks.safetensors_file import write_safetensors
 
 
 def write_transformers_folder(
@@ -29,7 +29,7 @@ def write_transformers_folder(
     aside.mkdir(parents=True)
     try:
         tensors = {name: value.contiguous().clone() for name, value in weights.items()}
-        save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
+        write_safetensors(aside / "model.safetensors", tensors)
         for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
             (aside / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         os.replace(aside, output)

@@ -23,10 +23,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data_shards.atomic import own_token, sync_folder
+from mdpretrain.networks.safetensors_file import write_safetensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 KEY = "mdpretrain"
@@ -93,9 +94,7 @@ def write_pretrained(
         kept = tuple(f"{name}." for name in modules)
         weights = {key: value for key, value in content["state_dict"].items() if key.startswith(kept)}
         # clones, because safetensors refuses tensors that share memory
-        save_file(
-            {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, aside / WEIGHTS_FILE, {"format": "pt"}
-        )
+        write_safetensors(aside / WEIGHTS_FILE, {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()})
         config = {
             "architectures": [modules["network"]["class_path"].rsplit(".", 1)[-1]],  # what listings of models show
             KEY: {

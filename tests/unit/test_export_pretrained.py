@@ -68,6 +68,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return export_pretrained(checkpoint_of("student", folder / "student.ckpt"), folder / "student", licence="apache-2.0")
 
 
+def test_others_may_read_what_is_exported(student: pathlib.Path) -> None:
+    files = {path.name: path.stat().st_mode & 0o777 for path in student.iterdir()}
+    assert len(files) == 3 and len(set(files.values())) == 1, files
+
+
 @pytest.mark.parametrize(("kind", "weights"), [("student", "ema"), ("teacher", "trained"), ("point map", "trained")])
 def test_the_folder_predicts_as_the_run_to_the_bit(tmp_path, kind, weights):
     run = checkpoint_of(kind, tmp_path / "run.ckpt")
