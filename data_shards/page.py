@@ -20,6 +20,17 @@ def style() -> str:
     return pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
+def document(title: str, body: str, script: str = "") -> str:
+    """A whole page: ``title`` as text, ``body`` as HTML that stands below the heading, ``script`` run at its end."""
+    name = escape(title)
+    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{name}</title>'
+    run = f"<script>\n{script}\n</script>\n" if script else ""
+    main = f"<main>\n<h1>{name}</h1>\n{body}</main>"
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n<style>\n{style()}</style>\n</head>\n<body>\n{main}\n{run}</body>\n</html>\n'
+    )
+
+
 def data_uri(data: bytes, kind: str) -> str:
     """``data:`` address of an encoded picture; ``kind`` is a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

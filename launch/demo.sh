@@ -15,14 +15,8 @@ HELD_OUT_SCENES=${HELD_OUT_SCENES:-32}
 PROMPT=${PROMPT:-"120 240"}       # points of a sparse prompt: 1 to 2 % of the pixels
 WORKERS=${WORKERS:-2}
 FIT_OPTIONS=${FIT_OPTIONS:-}      # further options of every fit, e.g. "--trainer.max_steps 20"
-source "$(dirname "$0")/training_options.sh"
+source "$(dirname "$0")/stages.sh"
 FIT_OPTIONS="$MACHINE_OPTIONS $FIT_OPTIONS"
-STARTED=$SECONDS
-say() { printf '\n== %s (%d:%02d since the start)\n' "$1" $(((SECONDS - STARTED) / 60)) $(((SECONDS - STARTED) % 60)); }
-# `fit` saves at a signal and leaves with exit code 0, so without this the script would go on to the next stage with half a network.
-trap 'echo "demo: stopped; run it again to continue" >&2; exit 130' INT TERM
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # tasks in the background do not hear Ctrl-C
-fail() { echo "demo: $1" >&2; exit 2; }
 
 # 1. Raw frames become shards: a training set, and one that nothing is ever trained on.
 say "1/7 shards"
@@ -66,14 +60,9 @@ mdpretrain fit --config recipes/debug/teacher.yaml --run_dir "$RUN/teacher" --re
 
 # 5. The teacher labels the training frames beside the shards (sidecars); the tasks share them out, and the last to end completes the folder.
 say "5/7 pseudo-labels"
-tasks=()
-for task in $(seq 0 $((PROCESSES - 1))); do
-    # shellcheck disable=SC2086
-    mdpretrain label --checkpoint "$RUN/teacher" --shards "$RUN/shards/train" --output "$RUN/pseudo" \
-        --prompt-count $PROMPT --long-side 128 --multiple 16 --task-id "$task" --num-tasks "$PROCESSES" &
-    tasks+=($!)
-done
-for task in "${tasks[@]}"; do wait "$task"; done
+# shellcheck disable=SC2086
+in_tasks mdpretrain label --checkpoint "$RUN/teacher" --shards "$RUN/shards/train" --output "$RUN/pseudo" \
+    --prompt-count $PROMPT --long-side 128 --multiple 16
 
 # 6. The student: metric depth from the image alone, learned from the labels.
 say "6/7 student"

@@ -20,14 +20,9 @@ PROMPT=${PROMPT:-"400 1200"}      # points of a sparse prompt: 3 to 10 % of thes
 ABLATIONS=${ABLATIONS:-}          # names of recipes/ablations/NAME.yaml, or all
 WORKERS=${WORKERS:-2}
 FIT_OPTIONS=${FIT_OPTIONS:-}
-source "$(dirname "$0")/training_options.sh"
+source "$(dirname "$0")/stages.sh"
 FIT_OPTIONS="$MACHINE_OPTIONS $FIT_OPTIONS"
-STARTED=$SECONDS
-say() { printf '\n== %s (%d:%02d since the start)\n' "$1" $(((SECONDS - STARTED) / 60)) $(((SECONDS - STARTED) % 60)); }
-# `fit` saves at a signal and leaves with exit code 0, so without this the script would go on with half a network.
-trap 'echo "distillation: stopped; run it again to continue" >&2; exit 130' INT TERM
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # tasks in the background do not hear Ctrl-C
-[ -z "$DATA" ] || [ -d "$DATA" ] || { echo "distillation: $DATA is not a folder; name one of frames in the simple layout (docs/sources.md)" >&2; exit 2; }
+[ -z "$DATA" ] || [ -d "$DATA" ] || fail "$DATA is not a folder; name one of frames in the simple layout (docs/sources.md)"
 
 say "1/7 shards"
 FRAMES="--set views=3 --set width=128 --set height=96 --set cameras=handheld --set quality=0"
@@ -54,14 +49,9 @@ mdpretrain fit --config recipes/debug/teacher_sensor.yaml --run_dir "$RUN/teache
 
 # The tasks share the shards out, and the last to end completes the folder.
 say "4/7 labels of the recorded scenes"
-tasks=()
-for task in $(seq 0 $((PROCESSES - 1))); do
-    # shellcheck disable=SC2086
-    mdpretrain label --config recipes/debug/label.yaml --checkpoint "$RUN/teacher" --shards "$RUN/shards/recorded" --output "$RUN/labels" \
-        --prompt-count $PROMPT --consistency disjoint --task-id "$task" --num-tasks "$PROCESSES" &
-    tasks+=($!)
-done
-for task in "${tasks[@]}"; do wait "$task"; done
+# shellcheck disable=SC2086
+in_tasks mdpretrain label --config recipes/debug/label.yaml --checkpoint "$RUN/teacher" --shards "$RUN/shards/recorded" \
+    --output "$RUN/labels" --prompt-count $PROMPT --consistency disjoint
 mdpretrain label-report "$RUN/labels" --shards "$RUN/shards/recorded" --output "$RUN/label_card.html"
 
 # One network, one number of steps, one order of samples: only what stands in the label's place differs.

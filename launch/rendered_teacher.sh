@@ -18,11 +18,8 @@ WORKERS=${WORKERS:-2}
 PROTOCOLS=${PROTOCOLS:-"points_2000 points_500 table1_x8 table1_lidar"}
 ROBUSTNESS=${ROBUSTNESS:-patterns}
 FIT_OPTIONS=${FIT_OPTIONS:-}
-source "$(dirname "$0")/training_options.sh"
-say() { printf '\n== %s\n' "$1"; }
-# `fit` saves at a signal and leaves with exit code 0, so without this the script would go on with half a network.
-trap 'echo "rendered_teacher: stopped; run it again to continue" >&2; exit 130' INT TERM
-[ -z "$DATA" ] || [ -d "$DATA" ] || { echo "rendered_teacher: $DATA is not a folder; name one of frames in the simple layout (docs/sources.md)" >&2; exit 2; }
+source "$(dirname "$0")/stages.sh"
+[ -z "$DATA" ] || [ -d "$DATA" ] || fail "$DATA is not a folder; name one of frames in the simple layout (docs/sources.md)"
 
 say "1/4 shards"
 SIZE="--set views=2 --set width=320 --set height=240 --set quality=0"

@@ -90,9 +90,7 @@ def metrics_record(content: ReportContent) -> dict[str, Any]:
 def report_html(content: ReportContent) -> str:
     """The whole page."""
     template = string.Template((HERE / "report_template.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(content.title),
-        style=page.style(),
+    body = template.substitute(
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in content.facts),
         verdicts=_verdicts(content),
         tables="".join(_protocol_section(content, protocol) for protocol in content.protocols),
@@ -105,8 +103,8 @@ def report_html(content: ReportContent) -> str:
         definitions="".join(
             f"<tr><td>{escape(r.symbol)}</td><td>{escape(r.meaning)}</td><td>{r.better}</td></tr>" for r in METRICS.values()
         ),
-        script=(HERE / "point_cloud.js").read_text(encoding="utf-8"),
     )
+    return page.document(content.title, body, (HERE / "point_cloud.js").read_text(encoding="utf-8"))
 
 
 def _verdicts(content: ReportContent) -> str:

@@ -78,24 +78,21 @@ def from_release(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _released_name(name: str) -> str:
-    if name.startswith(OWN_BACKBONE):
-        name = name.removeprefix(OWN_BACKBONE)
-        for released, own in _BACKBONE_PARTS:
-            name = name.replace(own, released)
-        return RELEASED_BACKBONE + name
-    return _exchanged(name, ((own, released) for released, own in _modules()))
+    turned = [(own, released) for released, own in _BACKBONE_PARTS]
+    return _exchanged(name, OWN_BACKBONE, RELEASED_BACKBONE, turned, ((own, released) for released, own in _modules()))
 
 
 def _own_name(name: str) -> str:
-    if name.startswith(RELEASED_BACKBONE):
-        name = name.removeprefix(RELEASED_BACKBONE)
-        for released, own in _BACKBONE_PARTS:
-            name = name.replace(released, own)
-        return OWN_BACKBONE + name
-    return _exchanged(name, _modules())
+    return _exchanged(name, RELEASED_BACKBONE, OWN_BACKBONE, _BACKBONE_PARTS, _modules())
 
 
-def _exchanged(name: str, modules: Iterable[tuple[str, str]]) -> str:
+def _exchanged(name: str, backbone: str, new_backbone: str, parts: Iterable[tuple[str, str]], modules: Iterable[tuple[str, str]]) -> str:
+    """A name of one list in the other: in the backbone by its parts, behind it by what it begins with; both as (old, new)."""
+    if name.startswith(backbone):
+        inner = name.removeprefix(backbone)
+        for old, new in parts:
+            inner = inner.replace(old, new)
+        return new_backbone + inner
     for old, new in modules:
         if name.startswith(old):
             return new + name.removeprefix(old)

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from data_shards.index import sha256_of
+
 FORMAT = 1
 SUFFIX = ".manifest.json"
 _THREADS = 8  # hashing leaves Python's lock, and one thread does 0.5 to 2 GB/s
-_CHUNK = 1 << 22
 
 
 class UnreadableError(ValueError):
@@ -55,7 +55,7 @@ def files_of(checkpoint: pathlib.Path) -> list[pathlib.Path]:
 def hash_files(checkpoint: pathlib.Path, files: list[pathlib.Path]) -> dict[str, dict[str, Any]]:
     """``{name: {bytes, sha256}}`` of some files of a checkpoint; names are relative to its folder, ``.`` is the file itself."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        hashes = list(pool.map(_sha256, files))
+        hashes = list(pool.map(sha256_of, files))
     return {
         path.relative_to(checkpoint).as_posix(): {"bytes": path.stat().st_size, "sha256": digest} for path, digest in zip(files, hashes)
     }
@@ -89,11 +89,3 @@ def check(checkpoint: pathlib.Path) -> bool:
         if facts["sha256"] != expected[name]["sha256"]:
             raise ValueError(f"{paths[name]} is not what was written: its SHA-256 is another")
     return True
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

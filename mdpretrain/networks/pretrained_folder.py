@@ -14,7 +14,6 @@ anywhere, also as the hub's cache keeps it (``models--ORG--NAME/snapshots/REVISI
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -27,13 +26,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_shards.atomic import own_token, sync_folder
+from data_shards.index import sha256_of
 from mdpretrain.networks.safetensors_file import write_safetensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 KEY = "mdpretrain"
 FORMAT = 1
 MODULES = ("network", "preparation", "prior")
-_CHUNK = 1 << 22
 
 
 def is_pretrained_folder(path: str | pathlib.Path) -> bool:
@@ -100,7 +99,7 @@ def write_pretrained(
             KEY: {
                 "format": FORMAT,
                 "modules": modules,
-                "weights": {"bytes": (aside / WEIGHTS_FILE).stat().st_size, "sha256": _sha256(aside / WEIGHTS_FILE)},
+                "weights": {"bytes": (aside / WEIGHTS_FILE).stat().st_size, "sha256": sha256_of(aside / WEIGHTS_FILE)},
                 "global_step": int(content.get("global_step", 0)),
                 "facts": dict(facts or {}),
             },
@@ -174,17 +173,9 @@ def _read_weights(file: pathlib.Path, written: Mapping[str, Any]) -> dict[str, T
         raise ValueError(f"{file} is missing")
     if (size := file.stat().st_size) != written.get("bytes"):
         raise ValueError(f"{file} is damaged: it has {size} bytes and {written.get('bytes')} were written; fetch it again")
-    if _sha256(file) != written.get("sha256"):
+    if sha256_of(file) != written.get("sha256"):
         raise ValueError(f"{file} is damaged: its SHA-256 is not the one in {CONFIG_FILE}; fetch it again")
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a safetensors file ({error})") from error
-
-
-def _sha256(file: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -302,6 +302,9 @@ def test_neither_loss_nor_focal_length_makes_the_host_wait() -> None:
     with NoSynchronisation():
         metric_depth(prediction.point_map, batch)
         loss(prediction, batch)[0].backward()
+    assert points.grad is not None and points.grad.isfinite().all() and points.grad.any()  # it was computed, and not passed over
+    with pytest.raises(AssertionError), NoSynchronisation():  # and the guard sees a host that waits
+        points.sum().item()
 
 
 def test_mistakes_are_named() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from mdpretrain.evaluation.measurements import table_rows
 from mdpretrain.evaluation.runner import run_models
 from mdpretrain.evaluation.uncertainty import Resampling
-from mdpretrain.structures import DepthBatch, SparsePrompt
+from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace, SparsePrompt
 
 HEIGHT, WIDTH = 24, 32
 
@@ -41,6 +42,19 @@ def plane_batch(sources=("room", "street"), seed: int = 0, prompt_points: int = 
         "prompt": SparsePrompt(depth * mask, mask),
     }
     return DepthBatch(**{**fields, **changes})
+
+
+class ScaledTruth(nn.Module):
+    """The truth times a factor, as canonical inverse depth: it needs the camera."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, batch: DepthBatch) -> DepthPrediction:
+        depth = torch.where(batch.valid, batch.depth, torch.ones_like(batch.depth)) * self.factor
+        focal = batch.intrinsics[:, 0, 0].nan_to_num(1.0)[:, None, None, None]
+        return DepthPrediction(focal / (batch.image.shape[-1] * depth), DepthSpace.CANONICAL_INVERSE)
 
 
 def evaluate(models, loader, protocols, **options):

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from evaluation_scenes import ScaledTruth
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, plane_depth, png, write_folder
 from torch import nn
 
@@ -19,19 +20,6 @@ from mdpretrain.networks.priors import StoredPrior
 from mdpretrain.prompts.preparation import PromptPreparation
 from mdpretrain.structures import DepthPrediction, DepthSpace
 from mdpretrain.tasks.predictor import Predictor
-
-
-class PlaneStudent(nn.Module):
-    """Canonical inverse depth of a fixed fraction of the plane of ``tiny_shards``, from the camera that it is given."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, batch):
-        depth = torch.where(batch.valid, batch.depth, torch.ones_like(batch.depth)) * self.factor
-        focal = batch.intrinsics[:, 0, 0].nan_to_num(1.0)[:, None, None, None]
-        return DepthPrediction(focal / (batch.image.shape[-1] * depth), DepthSpace.CANONICAL_INVERSE)
 
 
 class LocalTeacher(nn.Module):
@@ -54,7 +42,7 @@ class NamedPredictor(Predictor):
 
 PREDICTORS = {
     "teacher.ckpt": lambda: NamedPredictor(LocalTeacher(), PromptPreparation(), PlanePrior()),
-    "student.ckpt": lambda: NamedPredictor(PlaneStudent(1.2)),
+    "student.ckpt": lambda: NamedPredictor(ScaledTruth(1.2)),
 }
 
 

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation_scenes import plane_batch
+from evaluation_scenes import ScaledTruth, plane_batch
 from tiny_shards import CAMERA, HEIGHT, WIDTH, coordinate_image, make_sample, plane_depth, png, write_folder
 from torch import nn
 
@@ -35,19 +35,6 @@ PSEUDO = {"label_kind": LabelKind.PSEUDO, "teacher": "abc"}
 PLANE = plane_depth(CAMERA, WIDTH, HEIGHT)
 
 
-class Scaled(nn.Module):
-    """The truth times a factor, as canonical inverse depth: it needs the camera."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, batch):
-        depth = torch.where(batch.valid, batch.depth, torch.ones_like(batch.depth)) * self.factor
-        focal = batch.intrinsics[:, 0, 0].nan_to_num(1.0)[:, None, None, None]
-        return DepthPrediction(focal / (batch.image.shape[-1] * depth), DepthSpace.CANONICAL_INVERSE)
-
-
 class CopiesThePrompt(nn.Module):
     """Exact where the prompt has a point, half elsewhere, in metres."""
 
@@ -62,8 +49,8 @@ class NamedPredictor(Predictor):
 
 NETWORKS = {
     "teacher": lambda: NamedPredictor(CopiesThePrompt(), PromptPreparation(maps=["global"])),
-    "student": lambda: NamedPredictor(Scaled(1.2)),
-    "near": lambda: NamedPredictor(Scaled(0.9)),
+    "student": lambda: NamedPredictor(ScaledTruth(1.2)),
+    "near": lambda: NamedPredictor(ScaledTruth(0.9)),
 }
 
 
@@ -206,7 +193,7 @@ def test_missing_labels_and_unknown_cameras_are_unanswered(shards):
 
 
 def test_a_network_that_estimates_the_focal_length_answers_without_the_camera():
-    class Estimates(Scaled):
+    class Estimates(ScaledTruth):
         def forward(self, batch):
             known = super().forward(dataclasses.replace(batch, intrinsics=torch.full_like(batch.intrinsics, 30.0)))
             return dataclasses.replace(known, estimated_f_px=torch.full((len(batch),), 60.0))

@@ -41,9 +41,7 @@ def card_html(content: CardContent) -> str:
     """The whole page."""
     table = content.table
     template = string.Template((HERE / "template.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(f"Labels in {table.folder}"),
-        style=page.style(),
+    body = template.substitute(
         links="".join(f'<a href="#source-{number}">{escape(source)}</a>' for number, source in enumerate(table.sources)),
         facts=_facts_section(facts(table)),
         rejects=_rejects_section(table),
@@ -55,6 +53,7 @@ def card_html(content: CardContent) -> str:
             for name, record in FIGURES.items()
         ),
     )
+    return page.document(f"Labels in {table.folder}", body)
 
 
 def _facts_section(pairs: Sequence[tuple[str, str]]) -> str:
