@@ -8,10 +8,12 @@ Both run in the data workers, once per sample: no torch, no loop over pixels or 
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import Delaunay, QhullError
+from threadpoolctl import ThreadpoolController
 
 
 def nearest_inverse_depth(depth_m: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -128,13 +130,23 @@ def _nearest(sparse: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return sparse[tuple(indices)]
 
 
+@functools.cache
+def _loaded_libraries() -> ThreadpoolController:
+    """Looking for them takes 8 ms, setting their threads .02 ms."""
+    return ThreadpoolController()
+
+
 def _linear_in_triangles(points: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Barycentric interpolation over the pixel grid; NaN outside the hull. Scanline order keeps the simplex walk short."""
     triangulation = Delaunay(points)
     rows, columns = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
     pixels = np.stack([columns, rows], axis=1).astype(np.float64)
+    with _loaded_libraries().limit(limits=1, user_api="blas"):
+        # scipy solves two equations per triangle, and its BLAS wakes a thread a core for each: on a busy machine each waits for its
+        # turn, and what takes 5 ms took up to 18 s.
+        transform = triangulation.transform
     simplex = triangulation.find_simplex(pixels)
-    inverse, origin = triangulation.transform[:, :2], triangulation.transform[:, 2]
+    inverse, origin = transform[:, :2], transform[:, 2]
     corners = values[triangulation.simplices]  # [T, 3]
     # value(p) = corner_2 + (corner_01 - corner_2) @ inverse @ (p - origin): one gradient per triangle, then a lookup.
     gradient = np.einsum("ti,tij->tj", corners[:, :2] - corners[:, 2:], inverse)
