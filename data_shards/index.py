@@ -201,7 +201,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

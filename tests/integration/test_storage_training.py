@@ -91,7 +91,7 @@ def assert_equal(found: list[DepthBatch], expected: list[DepthBatch]) -> None:
 @pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (2, 16)])
 def test_a_server_that_dies_for_a_while_costs_only_time(shards: Path, server: Nginx, tmp_path: Path, workers: int, ahead: int) -> None:
     expected = list(batches(make_module(shards)))
-    module = make_module(server.address, tmp_path / "cache", workers, prefetch_samples=ahead, give_up_after_s=10.0)
+    module = make_module(server.address, tmp_path / "cache", workers, prefetch_samples=ahead, give_up_after_s=60.0)
     found, back = [], threading.Timer(1.0, server.start)
     for batch in batches(module):
         found.append(batch)
@@ -110,7 +110,7 @@ def test_a_server_that_dies_for_a_while_costs_only_time(shards: Path, server: Ng
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_server_that_stays_dead_ends_the_run_in_time_with_its_address(server: Nginx, tmp_path: Path, workers: int) -> None:
-    stream = batches(make_module(server.address, tmp_path / "cache", workers, prefetch_samples=0, give_up_after_s=1.5))
+    stream = batches(make_module(server.address, tmp_path / "cache", workers, prefetch_samples=0, give_up_after_s=8.0))
     next(stream)
     server.kill()
     start = time.monotonic()
@@ -118,7 +118,7 @@ def test_a_server_that_stays_dead_ends_the_run_in_time_with_its_address(server: 
         ValueError, match=rf"source '(one|two)': .*{server.address}/(one|two)/\d+\.(tar|index\.json): no success in \d+ tr(y|ies)"
     ):
         list(stream)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60  # the next step's own limits, one after the other, not for ever
     with pytest.raises(ValueError, match=rf"{server.address}/one/shards\.json: no success"):
         make_module(server.address, tmp_path / "cache", give_up_after_s=0.5).setup("fit")
 
@@ -128,35 +128,35 @@ def test_a_server_that_answers_nothing_is_given_up_or_waited_for(shards: Path, s
     options = {"prefetch_samples": 0, "stall_s": 0.3}
     assert server.process is not None
     found, back = [], threading.Timer(1.0, server.process.send_signal, [18])  # SIGCONT
-    for batch in batches(make_module(server.address, tmp_path / "a", give_up_after_s=10.0, **options)):
+    for batch in batches(make_module(server.address, tmp_path / "a", give_up_after_s=60.0, **options)):
         found.append(batch)
         if len(found) == 3:
             server.pause()
             back.start()
     assert_equal(found, expected)
-    stream = batches(make_module(server.address, tmp_path / "b", give_up_after_s=1.5, **options))
+    stream = batches(make_module(server.address, tmp_path / "b", give_up_after_s=8.0, **options))
     next(stream)
     server.pause()
     start = time.monotonic()
     with pytest.raises(
-        ValueError, match=rf"{server.address}.*no success in \d+ tr(y|ies) over \d s, the last: .*([Tt]imeout|no answer in time)"
+        ValueError, match=rf"{server.address}.*no success in \d+ tr(y|ies) over \d+ s, the last: .*([Tt]imeout|no answer in time)"
     ):
         list(stream)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_a_slow_server_is_no_dead_one(shards: Path, server: Nginx, tmp_path: Path) -> None:
     server.kill()
     server.start("limit_rate 8k;")  # a sample takes half a second, longer than the longest silence that is allowed
     expected = list(batches(make_module(shards), 3))
-    module = make_module(server.address, tmp_path / "cache", prefetch_samples=12, stall_s=0.4, give_up_after_s=20.0)
+    module = make_module(server.address, tmp_path / "cache", prefetch_samples=12, stall_s=0.4, give_up_after_s=60.0)
     assert_equal(list(batches(module, 3)), expected)
 
 
 def test_answers_cut_short_are_asked_for_again(shards: Path, server: Nginx, tmp_path: Path) -> None:
     expected = list(batches(make_module(shards)))
     proxy = CuttingProxy(server.port, lambda number: 3000 if number % 3 == 0 else 9000)  # in the middle of a sample; of a later one
-    found = list(batches(make_module(proxy.address, tmp_path / "cache", prefetch_samples=0, give_up_after_s=10.0)))
+    found = list(batches(make_module(proxy.address, tmp_path / "cache", prefetch_samples=0, give_up_after_s=60.0)))
     proxy.close()
     assert_equal(found, expected)
     assert proxy.count > 8
@@ -166,11 +166,11 @@ def test_a_shard_cut_short_on_the_server_is_waited_for_and_then_named(shards: Pa
     shard = shards / "two" / "00000.tar"
     whole = shard.read_bytes()
     os.truncate(shard, 6000)
-    folder = ShardFolder(f"{server.address}/two", storage=Storage(StorageOptions(cache_folder=str(tmp_path / "c"), give_up_after_s=5.0)))
+    folder = ShardFolder(f"{server.address}/two", storage=Storage(StorageOptions(cache_folder=str(tmp_path / "c"), give_up_after_s=60.0)))
     threading.Timer(0.7, shard.write_bytes, [whole]).start()
     assert folder.read_members(10)[0] == "two/0010"
     os.truncate(shard, 6000)
-    brief = ShardFolder(f"{server.address}/two", storage=Storage(StorageOptions(cache_gib=0, give_up_after_s=0.5)))
+    brief = ShardFolder(f"{server.address}/two", storage=Storage(StorageOptions(cache_gib=0, give_up_after_s=5.0)))
     assert brief.read_members(0)[0] == "two/0000"
     with pytest.raises(OSError, match=r"two/00000\.tar: no success in \d+ tr(y|ies)"):
         brief.read_members(10)
@@ -279,7 +279,7 @@ def test_s3_gives_the_samples_of_local_shards(shards: Path, tmp_path: Path) -> N
         here.setup("fit")
         assert module.order is not None and here.order is not None and module.order.names == here.order.names
         store.rm_file(f"shards/data/two/{TABLE_FILE}")  # then the store's own listing
-        storage = Storage(StorageOptions(cache_gib=0, give_up_after_s=10.0))
+        storage = Storage(StorageOptions(cache_gib=0, give_up_after_s=60.0))
         listed, local = ShardFolder("s3://shards/data/two", storage=storage), ShardFolder(shards / "two")
         assert (listed.fingerprint, listed.keys()) == (local.fingerprint, local.keys())
         with pytest.raises(ValueError, match="s3://shards/nowhere: no such folder"):
@@ -348,7 +348,7 @@ def test_a_local_mount_that_hangs_ends_the_run_by_name(shards: Path, monkeypatch
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"{shards}/two: a read has not come back for 1 s; the mount is lost"):
         list(stream)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 60
 
 
 def test_a_local_mount_that_hangs_at_the_start_ends_the_run_by_name(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

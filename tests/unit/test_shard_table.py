@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def brief() -> Storage:
-    return Storage(StorageOptions(cache_gib=0, give_up_after_s=5.0))
+    return Storage(StorageOptions(cache_gib=0, give_up_after_s=30.0))
 
 
 def test_the_table_says_what_the_indexes_say(folder: Path) -> None:

@@ -9,10 +9,12 @@ import os
 import random
 import signal
 import time
+import types
 from pathlib import Path
 
 import pytest
 
+from data_shards.storage import retry
 from data_shards.storage.cache import TOUCH_AFTER_S, DiskCache
 from data_shards.storage.ranges import merge_ranges
 from data_shards.storage.retry import MissingFileError, StorageError, with_retries
@@ -176,13 +178,20 @@ def test_a_missing_file_is_told_apart() -> None:
         with_retries(attempt, "s3://b/x", 60)
 
 
-def test_giving_up_in_time_names_the_address_and_the_last_reason() -> None:
+def test_giving_up_in_time_names_the_address_and_the_last_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, left = [0.0], []
+    monkeypatch.setattr(retry, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
     def attempt(left_s: float) -> None:
+        left.append(left_s)
         raise ConnectionRefusedError("connection refused")
 
-    start = time.monotonic()
     with pytest.raises(
-        StorageError, match=r"http://h/x: no success in \d+ tr(y|ies) over \d s, the last: ConnectionRefusedError: connection refused"
+        StorageError, match=r"http://h/x: no success in (\d+) tries over [01] s, the last: ConnectionRefusedError: connection refused"
     ):
-        with_retries(attempt, "http://h/x", 1.0)
-    assert 0.3 < time.monotonic() - start <= 1.1
+        with_retries(attempt, "http://h/x", 1.0, sleep)
+    assert now[0] < 1.0 and left == sorted(left, reverse=True) and left[0] == 1.0
+    assert len(left) >= 3  # the first two pauses are at most .2 and .4 s
