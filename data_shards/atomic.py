@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,25 @@ class FileAside:
 def own_token() -> str:
     """A part of a file name that no other process takes: process numbers repeat between the nodes that share a folder."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write a file or a folder under; it becomes ``path`` when the block ends, and goes away if that fails.
+
+    The folder that it lies in is made where there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.partial-{own_token()}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path | str, data: bytes) -> None:

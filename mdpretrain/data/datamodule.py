@@ -184,7 +184,7 @@ class ShardDataModule(LightningDataModule):
         """The map from step to batch of one process."""
         readers = [self._readers[name] for name in order.names]
         rows = [reader.source for reader in readers]
-        options = [RowOptions(row.min_depth_m, row.max_depth_m, row.crop, row.loss_kind) for row in rows]
+        options = [RowOptions.of(row) for row in rows]
         pipeline = SamplePipeline(self.image_size, self.augmentation, self.prompt, self.seed)
         return TrainingBatches(order, readers, options, pipeline, share, [self.fault_budget.of(row) for row in rows], ahead)
 

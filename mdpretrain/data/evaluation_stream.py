@@ -47,7 +47,6 @@ def evaluation_loader(
     world_size: int = 1,
     long_side: int = 518,
     multiple: int = 14,
-    limits: RowOptions | None = None,
     fields: tuple[str, ...] = TRAINING_FIELDS,
     faults: FaultLog | None = None,
     pin_memory: bool = False,
@@ -58,7 +57,8 @@ def evaluation_loader(
     """Every sample of ``folders`` once.
 
     Args:
-        folders: folders of shards, their addresses, or rows of a mixture, whose sidecars are joined and whose filters hold.
+        folders: folders of shards, their addresses, or rows of a mixture, whose sidecars are joined and whose filters and
+            limits hold.
         image_size: (height, width); None keeps each image's whole view at ``long_side``, one image per batch.
         batch_size: images per batch of this process.
         prompt: sparse prompts for metric samples, seeded by (seed, key).
@@ -67,7 +67,6 @@ def evaluation_loader(
         include: glob patterns; only samples whose key or group matches one are read.
         rank, world_size: this process's share: samples ``rank``, ``rank + world_size``, ... of the list.
         long_side, multiple: see ``crops.whole_view``; used with ``image_size`` None.
-        limits: metric depth outside counts as not measured.
         fields: optional maps to read; by default what training reads, so that a stored prompt or an edge depth counts here, too.
         faults: where bad samples are counted; they are left out of their batch.
         pin_memory: for a GPU.
@@ -98,7 +97,8 @@ def evaluation_loader(
     if in_step:
         batches += [[]] * (number - len(batches))
     names = [folder.called if isinstance(folder, MixtureSource) else dataset_name(folder, storage) for folder in folders]
-    dataset = _EvaluationBatches(opened, names, batches, pipeline, limits or RowOptions(), items if in_step else None)
+    options = [RowOptions.of(folder) if isinstance(folder, MixtureSource) else RowOptions() for folder in folders]
+    dataset = _EvaluationBatches(opened, names, batches, pipeline, options, items if in_step else None)
     if any(is_remote(folder.path) or (isinstance(folder, SourceReader) and folder.remote) for folder in opened):
         plan = [[item for _, item in batch] for batch in batches]
         ahead = storage.options.prefetch_samples
@@ -153,14 +153,14 @@ class _EvaluationBatches(Dataset):
         names: list[str],
         batches: list[list[tuple[int, tuple[int, int]]]],
         pipeline: SamplePipeline,
-        limits: RowOptions,
+        options: list[RowOptions],
         fill_from: list[tuple[int, int]] | None,
     ) -> None:
         self.folders = folders
         self.names = names
         self.batches = batches
         self.pipeline = pipeline
-        self.limits = limits
+        self.options = options
         self.fill_from = fill_from
         self.ahead: FetchAhead | None = None
 
@@ -192,7 +192,7 @@ class _EvaluationBatches(Dataset):
         except OSError as error:
             raise unreachable(self.names[item[0]], folder.path, error) from error
         try:
-            return self.pipeline(sample, position, self.limits, prompt_seed=key_seed(sample.meta.key))
+            return self.pipeline(sample, position, self.options[item[0]], prompt_seed=key_seed(sample.meta.key))
         except ImageSmallerThanCut as error:  # left out as bad, a whole benchmark would vanish without the reason
             raise FatalSourceError(f"{sample.meta.key}: {error}") from error
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from data_shards.mixture import MixtureSource
 from data_shards.schema import LABEL_KINDS, Camera, DepthType, LabelKind, Sample
 from mdpretrain.compilation import COMPILED
 from mdpretrain.data.colour import ColourJitter, to_unit_float
@@ -64,6 +65,11 @@ class RowOptions:
     max_depth_m: float | None = None
     crop: tuple[float, float] | None = None
     loss_kind: str | None = None
+
+    @classmethod
+    def of(cls, row: MixtureSource) -> RowOptions:
+        """Of one row."""
+        return cls(row.min_depth_m, row.max_depth_m, row.crop, row.loss_kind)
 
 
 @dataclasses.dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_shards.atomic import written_aside
 from mdpretrain.export import names
 from mdpretrain.export.description import PREPARATION, completed, network_config
 from mdpretrain.networks.checkpoint_files import SAFETENSORS_RECORD, SAFETENSORS_SUFFIX
@@ -65,10 +65,8 @@ def write_checkpoint(output: pathlib.Path, modules: dict[str, Any], weights: dic
     """
     record = {"global_step": 0, **modules}
     tensors = {f"network.{name}": value.contiguous().clone() for name, value in weights.items()}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(output.name + ".partial")
-    write_safetensors(aside, tensors, {SAFETENSORS_RECORD: json.dumps(record)})
-    os.replace(aside, output)
+    with written_aside(output) as aside:
+        write_safetensors(aside, tensors, {SAFETENSORS_RECORD: json.dumps(record)})
     return output
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data_shards.atomic import written_aside
 from mdpretrain.export.reading import checked_output, read_tensors, write_checkpoint
 from mdpretrain.export.student_names import HEAD_LAYERS, LEVELS, RELEASED_BACKBONE, from_release, to_release
 from mdpretrain.networks.encoders.local_weights import first_difference
@@ -138,8 +138,6 @@ def export_student(network: nn.Module, output: pathlib.Path, source: pathlib.Pat
     for what in ("layers", "crop_px"):
         if getattr(network.encoder, what) != getattr(twin.encoder, what):
             raise ValueError(f"{form}: encoder {what} {getattr(network.encoder, what)!r} instead of {getattr(twin.encoder, what)!r}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(output.name + ".partial")
-    torch.save({name: value.clone() for name, value in released.items()}, aside)
-    os.replace(aside, output)
+    with written_aside(output) as aside:
+        torch.save({name: value.clone() for name, value in released.items()}, aside)
     return output

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from data_shards.atomic import own_token
+from data_shards.atomic import written_aside
 from mdpretrain.networks.safetensors_file import write_safetensors
 
 
@@ -25,15 +23,10 @@ def write_transformers_folder(
     """
     if output.exists():
         raise ValueError(f"{output} exists already; name a new folder")
-    aside = output.with_name(f"{output.name}.partial-{own_token()}")
-    aside.mkdir(parents=True)
-    try:
+    with written_aside(output) as aside:
+        aside.mkdir()
         tensors = {name: value.contiguous().clone() for name, value in weights.items()}
         write_safetensors(aside / "model.safetensors", tensors)
         for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
             (aside / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        os.replace(aside, output)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     return output

@@ -5,13 +5,13 @@ PromptDA is written here, MetricAnything's student by ``depth_pro`` and ``studen
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from data_shards.atomic import written_aside
 from mdpretrain.export import names
 from mdpretrain.export.depth_pro import export_depth_pro
 from mdpretrain.export.pretrained import Weights, load_for_export
@@ -50,10 +50,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
             raise ValueError(f"{output}: the original repository's checkpoints end in .ckpt")
         if output.exists():
             raise ValueError(f"{output} exists already; name a new file")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        aside = output.with_name(output.name + ".partial")
-        torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
-        os.replace(aside, output)
+        with written_aside(output) as aside:
+            torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
         return output
     return write_transformers_folder(output, names.to_transformers(own), transformers_config(network, own), _PROCESSOR)
 

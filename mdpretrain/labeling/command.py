@@ -91,6 +91,8 @@ def prior_labeler(options: argparse.Namespace) -> PriorLabeler:
     others = {"whole": options.whole, "precision": options.precision, "unknown-camera": options.unknown_camera != "reject"}
     if wrong := [name for name, given in {**teachers, **others}.items() if given]:
         raise ValueError(f"--as prior: --{wrong[0]} is for pseudo-labels; leave it out")
+    if options.prior_model is not None and options.weights != "trained":
+        raise ValueError("--prior-model: --weights ema is of a checkpoint, and a depth model's folder has no average; leave it out")
     device = choose_device(options.device)
     if options.prior_model is not None:
         prior: FrozenPrior = record_and_build(TransformersPrior, path=str(options.prior_model)).to(device)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_shards.atomic import own_token, sync_folder
+from data_shards.atomic import sync_folder, written_aside
 from data_shards.index import sha256_of
 from mdpretrain.networks.safetensors_file import write_safetensors
 
@@ -85,10 +84,8 @@ def write_pretrained(
     folder = pathlib.Path(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists already; name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f"{folder.name}.partial-{own_token()}")
-    aside.mkdir()
-    try:
+    with written_aside(folder) as aside:
+        aside.mkdir()
         modules = {name: content[name] for name in MODULES if content.get(name) is not None}
         kept = tuple(f"{name}." for name in modules)
         weights = {key: value for key, value in content["state_dict"].items() if key.startswith(kept)}
@@ -110,10 +107,6 @@ def write_pretrained(
         for file in aside.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-        os.rename(aside, folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     sync_folder(folder.parent)
     return folder
 

@@ -139,6 +139,7 @@ def test_mistaken_calls_are_sentences(shards: pathlib.Path, tmp_path: pathlib.Pa
         (["--as", "prior", "--checkpoint", str(teacher)], "the network needs a prompt, so it cannot be the prior of one"),
         (["--as", "prior", "--checkpoint", str(teacher), "--prompt-count", "5", "9"], "a prior sees the image alone"),
         (["--prior-model", str(tmp_path)], "makes priors and no labels: add --as prior"),
+        (["--as", "prior", "--prior-model", str(tmp_path), "--weights", "ema"], "--weights ema is of a checkpoint"),
     ):
         assert main(["label", *call, *rest]) != 0
         assert words in capsys.readouterr().err

@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny_shards import HEIGHT, WIDTH, damage_image, write_folder
 
+from data_shards.mixture import MixtureSource
+from data_shards.schema import LABEL_KINDS, LabelKind
 from mdpretrain.data.crops import Cut
 from mdpretrain.data.evaluation_stream import evaluation_loader
 from mdpretrain.data.faults import FaultLog
@@ -65,6 +67,18 @@ def test_a_stored_prompt_and_an_edge_depth_count_in_validation_too(tmp_path: Pat
     assert batch.edge_depth is not None and (batch.edge_depth == 3.5).all()
     (batch,) = evaluation_loader([phones], SIZE, 2, PromptOptions((4, 9)))
     assert batch.prompt is not None and 4 <= batch.prompt.mask[0].sum() <= 9
+
+
+def test_a_row_of_a_mixture_keeps_its_limits(tmp_path: Path) -> None:
+    folder = str(write_folder(tmp_path / "one", [2], "one"))
+    (plain,) = evaluation_loader([folder], SIZE, 2)
+    middle = plain.depth[plain.valid].median().item()
+    row = MixtureSource(folder, max_depth_m=middle, loss_kind="pseudo")
+    whole, limited = evaluation_loader([folder, row], SIZE, 2)  # each folder by its own
+    assert torch.equal(whole.valid, plain.valid)
+    near, far = plain.depth < 0.9 * middle, plain.depth > 1.1 * middle  # between them the resampling mixes both
+    assert near.any() and far.any() and limited.valid[near].all() and not limited.valid[far].any()
+    assert set(limited.label_kind.tolist()) == {LABEL_KINDS.index(LabelKind.PSEUDO)}
 
 
 def test_passes_and_workers_do_not_change_a_pixel(folders: list[Path]) -> None:

@@ -187,7 +187,7 @@ def test_an_interrupted_export_leaves_nothing(student, tmp_path, monkeypatch):
     def fails(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mdpretrain.networks.pretrained_folder.os.rename", fails)
+    monkeypatch.setattr("data_shards.atomic.os.replace", fails)
     with pytest.raises(KeyboardInterrupt):
         export_pretrained(student, tmp_path / "out")
     assert not list(tmp_path.iterdir())
