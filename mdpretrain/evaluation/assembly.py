@@ -17,7 +17,7 @@ from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation import models as model_table
 from mdpretrain.evaluation import robustness
 from mdpretrain.evaluation.comparison import compared, pairs_of
-from mdpretrain.evaluation.contestants import Compared, Contestants, is_stored, open_stored
+from mdpretrain.evaluation.contestants import Compared, Contestants, is_stored, network_of, open_stored
 from mdpretrain.evaluation.curves import read_curves
 from mdpretrain.evaluation.gap import GapMeter
 from mdpretrain.evaluation.measurements import ProtocolRecord, kind_rows, table_rows
@@ -30,6 +30,8 @@ from mdpretrain.evaluation.tables import BASELINES_OF
 from mdpretrain.evaluation.uncertainty import Resampling
 from mdpretrain.structures import DepthBatch
 from mdpretrain.tasks.predictor import Predictor, load_predictor
+
+AGREEING = ("teacher", "student")  # names whose agreement is reported, whichever of them is the reference
 
 
 @dataclasses.dataclass
@@ -151,7 +153,8 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
     contestants, models, prior = _models(request, named, passes[0].prompt is not None, facts)
     resampling = Resampling(request.resamples, request.seed)
     pairs = pairs_of(contestants.names, request.compare_all)
-    meter, worst = GapMeter(pairs), RegressionCollector(pairs)
+    own = [AGREEING] if set(AGREEING) <= set(contestants.names) and AGREEING not in pairs else []
+    meter, worst = GapMeter([*pairs, *own]), RegressionCollector(pairs)
     records: list[ProtocolRecord] = []
     medians: dict[tuple[tuple[int, int] | None, Cut | None], dict[str, Model]] = {}
     samples = []
@@ -190,12 +193,12 @@ def run_evaluation(request: EvaluationRequest) -> pathlib.Path:
         protocols=[record.protocol for record in records],
         samples=samples,
         runs=request.runs,
-        agreement=meter.agreement(records[0], "teacher", "student"),
+        agreement=meter.agreement(records[0], *AGREEING),
         kind_rows=[row for record in records for row in kind_rows(record, resampling)],
         comparisons=[found for record in records for found in _comparisons(record, contestants, pairs, resampling)],
         claims=[one.protocols[0].name for one in passes],
         robustness=curves,
-        gaps=[gap for record in records for gap in meter.gaps(record, resampling)],
+        gaps=[gap for record in records for gap in meter.gaps(record, pairs, resampling)],
         regressions=worst.worst(),
         inputs=contestants.inputs(),
     )
@@ -234,9 +237,10 @@ def _models(
     for name, parts in named.items():
         if is_stored(parts):
             continue
-        predictor = load_predictor(pathlib.Path(parts[0]), request.device, request.weights)
+        path, averaged = network_of(parts)
+        predictor = load_predictor(path, request.device, "ema" if averaged else request.weights)
         if predictor.needs_prompt and not prompted:
-            raise ValueError(f"{parts[0]}: the {name} is a prompted network; give --prompt-count LOW HIGH, --prompt or --prompt-protocol")
+            raise ValueError(f"{path}: the {name} is a prompted network; give --prompt-count LOW HIGH, --prompt or --prompt-protocol")
         networks[name] = predictor
         own_facts.append((name, f"{parts[0]} (fingerprint {predictor.fingerprint[:12]})"))
     contestants = Contestants(list(named), networks, open_stored(named, request.shards, own_facts))

@@ -9,7 +9,7 @@ import pathlib
 from data_shards.cli_verb import path_or_address
 from mdpretrain.data.pipeline import PromptOptions
 from mdpretrain.evaluation.assembly import EvaluationRequest, run_evaluation
-from mdpretrain.evaluation.contestants import is_stored, parse_compared
+from mdpretrain.evaluation.contestants import is_stored, network_of, parse_compared
 from mdpretrain.evaluation.passes import read_prompt_options
 from mdpretrain.evaluation.prompt_protocols import PROMPT_PROTOCOLS
 from mdpretrain.evaluation.protocols import PROTOCOLS
@@ -24,7 +24,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", type=path, help="checkpoint or run folder of the prompted network")
     parser.add_argument("--student", type=path, help="checkpoint or run folder of the prompt-free network")
     compared = "networks (checkpoint, run folder or model folder) and stored depth to compare, the first being the reference"
-    compared += "; NAME=labels:FOLDER, NAME=shards:FOLDER"
+    compared += "; NAME=ema:CHECKPOINT for the average of its weights, NAME=labels:FOLDER, NAME=shards:FOLDER"
     parser.add_argument("--compare", nargs="+", action="extend", default=[], metavar="NAME=WHAT", help=compared)  # said twice: both
     parser.add_argument("--compare-all", action="store_true", help="in all pairs; else more than three are compared with the first each")
     parser.add_argument("--shards", type=path_or_address, nargs="+", required=True, help="shard folders to evaluate on, local or addresses")
@@ -73,7 +73,7 @@ def evaluation_request(options: argparse.Namespace) -> EvaluationRequest:
         ValueError: what ``chosen_prompt``, ``parse_runs`` and ``parse_compared`` refuse.
     """
     compared = parse_compared(options.compare)
-    networks = [pathlib.Path(parts[0]) for parts in compared.values() if not is_stored(parts)]
+    networks = [network_of(parts)[0] for parts in compared.values() if not is_stored(parts)]
     return EvaluationRequest(
         shards=options.shards,
         output=options.output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 from data_shards.storage.address import ShardPath, shard_path
@@ -15,6 +16,7 @@ from mdpretrain.evaluation.tables import BASELINES, IMAGE, PROMPT, STORED
 from mdpretrain.tasks.predictor import Predictor
 
 Compared = dict[str, list[str]]
+AVERAGED = "ema:"  # before a network's path: the average of its weights that ema_decay kept
 
 
 def parse_compared(texts: list[str]) -> Compared:
@@ -26,8 +28,9 @@ def parse_compared(texts: list[str]) -> Compared:
     found: Compared = {}
     for text in texts:
         name, equals, what = text.partition("=")
-        if not equals or not name or not what or what in (LABELS, SHARDS):
-            raise ValueError(f"--compare {text!r}: write NAME=CHECKPOINT, NAME={LABELS}FOLDER or NAME={SHARDS}FOLDER")
+        if not equals or not name or not what or what in (LABELS, SHARDS, AVERAGED):
+            forms = f"NAME=CHECKPOINT, NAME={AVERAGED}CHECKPOINT, NAME={LABELS}FOLDER or NAME={SHARDS}FOLDER"
+            raise ValueError(f"--compare {text!r}: write {forms}")
         if name in BASELINES:
             raise ValueError(f"--compare {text!r}: {name!r} is the name of a baseline; choose another")
         found.setdefault(name, []).append(what)
@@ -43,6 +46,11 @@ def parse_compared(texts: list[str]) -> Compared:
 def is_stored(parts: list[str]) -> bool:
     """Whether a name stands for folders of stored depth and not for a network."""
     return parts[0].startswith((LABELS, SHARDS))
+
+
+def network_of(parts: list[str]) -> tuple[pathlib.Path, bool]:
+    """The path of what a name stands for, if that is a network, and whether the average of its weights is meant."""
+    return pathlib.Path(parts[0].removeprefix(AVERAGED)), parts[0].startswith(AVERAGED)
 
 
 @dataclasses.dataclass

@@ -59,12 +59,14 @@ class GapMeter:
             answered = all(name in depths_m for name in pair)
             rows[pair].append(pair_row(depths_m[pair[0]], depths_m[pair[1]], truth_m, counts) if answered else np.full(ROW, np.nan))
 
-    def gaps(self, record: ProtocolRecord, resampling: Resampling) -> list[dict[str, Any]]:
-        """The gaps of one protocol's images: per pair ``{"reference", "model", "protocol", "sources": {"all" and each source: figures}}``.
+    def gaps(self, record: ProtocolRecord, pairs: Sequence[tuple[str, str]], resampling: Resampling) -> list[dict[str, Any]]:
+        """The gaps of one protocol's images, of each of these pairs:
+        ``{"reference", "model", "protocol", "sources": {"all" and each source: figures}}``.
 
         The figures are ``GAP_FIGURES``, ``samples`` and ``interval_95``. A pair that answered no image in common is left out.
         """
-        found = [self._gap(pair, np.stack(rows), record, resampling) for pair, rows in self._rows.get(id(record), {}).items()]
+        kept = self._rows.get(id(record), {})
+        found = [self._gap(pair, np.stack(kept[pair]), record, resampling) for pair in pairs if pair in kept]
         return [gap for gap in found if gap is not None]
 
     def agreement(self, record: ProtocolRecord, reference: str, model: str) -> dict[str, Any] | None:

@@ -229,6 +229,7 @@ def test_several_folders_join_under_one_name(shards):
     [
         (["student"], "NAME=CHECKPOINT"),
         (["x=labels:"], "NAME=CHECKPOINT"),
+        (["x=ema:"], "NAME=ema:CHECKPOINT"),
         (["linear=student"], "name of a baseline"),
         (["a=student", "a=near"], "given 2 times"),
         (["a=labels:x", "a=shards:y"], "given 2 times"),
@@ -252,6 +253,23 @@ def test_one_name_for_two_things_is_refused(shards):
     with pytest.raises(ValueError, match=r"--compare student=\.\.\. and --student"):
         run(shards, "student=student", more=("--student", "student"))
     assert parse_compared(["a=runs/x=1"]) == {"a": ["runs/x=1"]}
+
+
+def test_the_average_of_a_network_stands_beside_its_weights(shards, monkeypatch):
+    networks = {"trained": ScaledTruth(1.2), "ema": ScaledTruth(1.1)}
+    monkeypatch.setattr(assembly, "load_predictor", lambda path, device="cpu", weights="trained": NamedPredictor(networks[weights]))
+    rows = overall(run(shards, "student=student", "average=ema:student"))
+    assert rows["student"]["abs_rel"] == pytest.approx(0.2, rel=1e-3) and rows["average"]["abs_rel"] == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("names", [("student", "teacher"), ("student", "near", "x", "teacher"), ("teacher", "student")])
+def test_the_agreement_is_of_the_student_with_the_teacher_whoever_comes_first(shards, names):
+    write_labels(shards / "labels", ("held", [2, 1]), 1.5)
+    places = {"student": "student", "near": "near", "x": f"labels:{shards / 'labels'}", "teacher": f"labels:{shards / 'labels'}"}
+    record = run(shards, *(f"{name}={places[name]}" for name in names))
+    assert record["student_against_teacher"]["abs_rel"] == pytest.approx(0.2, rel=1e-3)  # 1.2 against 1.5
+    assert ("teacher", "student") in [(gap["reference"], gap["model"]) for gap in record["gaps"]] or names[0] == "student"
+    assert all(gap["reference"] != "teacher" for gap in record["gaps"]) or names[0] == "teacher"  # measured, and no pair of its own
 
 
 def test_a_compare_that_is_said_twice_adds_to_the_first():

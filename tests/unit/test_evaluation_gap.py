@@ -31,7 +31,7 @@ def noisy(factor, seed):
 def measured(models, batches, resamples=200, protocol="metric_default"):
     meter = GapMeter(PAIR)
     (record,) = run_models(models, batches, [PROTOCOLS[protocol]], image_observer=meter)
-    return meter, record, meter.gaps(record, Resampling(resamples))
+    return meter, record, meter.gaps(record, meter.pairs, Resampling(resamples))
 
 
 def test_every_figure_is_that_of_the_pooled_pixels():
