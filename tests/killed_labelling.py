@@ -9,22 +9,25 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 
 from mdpretrain.labeling.command import label_command
 from mdpretrain.labeling.shard_in_work import ShardInWork
 
 calls = 0
+one_at_a_time = threading.Lock()
 publish = ShardInWork._publish
 
 
 def publish_or_die(work: ShardInWork) -> None:
-    """The second shard of task 1 is its last."""
+    """The second shard of task 1 is its last; the lock, because two threads write, and the first shard is to be whole by then."""
     global calls
-    calls += 1
-    if calls == 2 and os.environ["SLURM_ARRAY_TASK_ID"] == "1" and not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    publish(work)
+    with one_at_a_time:
+        calls += 1
+        if calls == 2 and os.environ["SLURM_ARRAY_TASK_ID"] == "1" and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(work)
 
 
 if __name__ == "__main__":
