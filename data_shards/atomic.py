@@ -25,13 +25,13 @@ class FileAside:
 
     def __init__(self, path: Path | str, temporary: Path | None = None) -> None:
         self.path = Path(path)
-        self.temporary = temporary or self.path.with_name(f"{self.path.name}{TEMPORARY_MARK}{own_token()}")
+        self.temporary = temporary or aside_of(self.path)
         self.position = 0
-        with self._named_failures():
+        with _named_failures(self.path):
             self._file: BinaryIO = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by finish or discard)
 
     def write(self, data: bytes) -> int:
-        with self._named_failures():
+        with _named_failures(self.path):
             self._file.write(data)
         self.position += len(data)
         return len(data)
@@ -41,19 +41,19 @@ class FileAside:
 
     def flush(self) -> None:
         """Hand everything to the kernel: it survives this process, though not a power cut."""
-        with self._named_failures():
+        with _named_failures(self.path):
             self._file.flush()
 
     def finish(self) -> None:
         """Everything is on the disk, still under the temporary name."""
-        with self._named_failures():
+        with _named_failures(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
 
     def publish(self) -> None:
         """Give the finished file its name, replacing any earlier one, durably."""
-        with self._named_failures():
+        with _named_failures(self.path):
             os.replace(self.temporary, self.path)
             sync_folder(self.path.parent)
 
@@ -67,12 +67,13 @@ class FileAside:
         self.abandon()
         self.temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _named_failures(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ValueError(f"{self.path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+
+@contextlib.contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
 
 
 def own_token() -> str:
@@ -80,22 +81,28 @@ def own_token() -> str:
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def aside_of(path: Path) -> Path:
+    """A name beside ``path`` that nobody else takes, and by which ``remove_temporary_files`` knows what a killed writer left."""
+    return path.with_name(f"{path.name}{TEMPORARY_MARK}{own_token()}")
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write a file or a folder under; it becomes ``path`` when the block ends, and goes away if that fails.
 
     The folder that it lies in is made where there is none.
+
+    Raises:
+        ValueError: the file system refused (disk full, read-only); names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial-{own_token()}")
+    aside = aside_of(path)
     try:
-        yield aside
-        os.replace(aside, path)
+        with _named_failures(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            os.replace(aside, path)
     except BaseException:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        _remove(aside)
         raise
 
 
@@ -133,8 +140,17 @@ def remove_temporary_files(folder: Path | str, older_than_s: float = 0.0, name: 
     if older_than_s:
         leftovers = [path for path in leftovers if _written_at(path) < oldest]
     for path in leftovers:
-        path.unlink(missing_ok=True)
+        _remove(path)
     return leftovers
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def _written_at(path: Path) -> float:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_shards.atomic import TEMPORARY_MARK, own_token
+from data_shards.atomic import TEMPORARY_MARK, aside_of
 
 TOUCH_AFTER_S = 60.0
 KEPT_AFTER_CLEARING = 0.9
@@ -128,7 +128,7 @@ class DiskCache:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{own_token()}")
+    temporary = aside_of(path)
     try:
         with open(temporary, "xb", buffering=0) as file:
             written = file.write(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -14,6 +13,7 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 import torch
 from torch import Tensor
 
+from data_shards.atomic import written_aside
 from mdpretrain.engine.deepspeed_files import DeepSpeedFolder
 from mdpretrain.networks.checkpoint_files import (
     SAFETENSORS_RECORD,
@@ -71,13 +71,11 @@ def consolidate(checkpoint: pathlib.Path, output: pathlib.Path, ema: bool = Fals
     if ema:
         content = with_averaged_weights(content, source)
     kept = {name: content[name] for name in _KEPT if name in content}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(output.name + ".partial")
-    if output.suffix == SAFETENSORS_SUFFIX:
-        write_safetensors(aside, _separate(content["state_dict"]), {SAFETENSORS_RECORD: json.dumps(kept)})
-    else:
-        torch.save({**kept, "state_dict": content["state_dict"]}, aside)
-    os.replace(aside, output)
+    with written_aside(output) as aside:
+        if output.suffix == SAFETENSORS_SUFFIX:
+            write_safetensors(aside, _separate(content["state_dict"]), {SAFETENSORS_RECORD: json.dumps(kept)})
+        else:
+            torch.save({**kept, "state_dict": content["state_dict"]}, aside)
     return output
 
 

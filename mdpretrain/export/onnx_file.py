@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_shards.atomic import own_token
+from data_shards.atomic import aside_of
 from mdpretrain.export.facts import predictor_facts
 from mdpretrain.export.onnx_graph import ImageToDepth, ImageToMetricDepth, named_outputs, prediction_of
 from mdpretrain.export.pretrained import Weights, load_for_export
@@ -89,7 +89,7 @@ def write_onnx(
     module = (ImageToMetricDepth if canonical else ImageToDepth)(predictor.network).eval()
     program = _program(module, encoder, sizes[0], size is None, ["depth_m", *outputs] if canonical else outputs)
     program.model.metadata_props.update(_metadata(encoder, prediction.space, size, facts or {}))
-    aside = output.with_name(f"{output.name}.partial-{own_token()}")
+    aside = aside_of(output)
     aside.mkdir(parents=True)
     try:
         written = aside / output.name  # under its final name, by which the file knows its weights

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from data_shards.atomic import remove_temporary_files, written_aside
+from data_shards.atomic import aside_of, remove_temporary_files, written_aside
 
 
 def test_a_leftover_that_another_process_removes_first_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +53,24 @@ def test_what_fails_leaves_nothing_and_the_old_file_as_it_was(tmp_path: Path, as
     with pytest.raises(ZeroDivisionError), written_aside(tmp_path / "b"):
         raise ZeroDivisionError  # before anything was written
     assert list(tmp_path.iterdir()) == [tmp_path / "a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_what_a_killed_writer_left_is_tidied_up_file_or_folder(tmp_path: Path) -> None:
+    file, folder = aside_of(tmp_path / "a.pt"), aside_of(tmp_path / "model")
+    file.write_text("half")
+    folder.mkdir()
+    (folder / "part").write_text("half")
+    (tmp_path / "kept").write_text("whole")
+    assert set(remove_temporary_files(tmp_path)) == {file, folder}
+    assert list(tmp_path.iterdir()) == [tmp_path / "kept"]
+
+
+def test_a_file_system_that_refuses_is_one_sentence_with_the_final_name(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match=r"/a\.pt: cannot be written \(No space left on device\); free space"),
+        written_aside(tmp_path / "a.pt"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/a\.pt: cannot be written"), written_aside(tmp_path / "file" / "a.pt"):
+        raise AssertionError("there is no folder to write in")
