@@ -118,7 +118,7 @@ def test_a_server_that_stays_dead_ends_the_run_in_time_with_its_address(server: 
         ValueError, match=rf"source '(one|two)': .*{server.address}/(one|two)/\d+\.(tar|index\.json): no success in \d+ tr(y|ies)"
     ):
         list(stream)
-    assert time.monotonic() - start < 60  # the next step's own limits, one after the other, not for ever
+    assert time.monotonic() - start < 20
     with pytest.raises(ValueError, match=rf"{server.address}/one/shards\.json: no success"):
         make_module(server.address, tmp_path / "cache", give_up_after_s=0.5).setup("fit")
 
@@ -134,7 +134,7 @@ def test_a_server_that_answers_nothing_is_given_up_or_waited_for(shards: Path, s
             server.pause()
             back.start()
     assert_equal(found, expected)
-    stream = batches(make_module(server.address, tmp_path / "b", give_up_after_s=8.0, **options))
+    stream = batches(make_module(server.address, tmp_path / "b", give_up_after_s=8.0, prefetch_samples=0, stall_s=1.0))
     next(stream)
     server.pause()
     start = time.monotonic()
@@ -142,7 +142,7 @@ def test_a_server_that_answers_nothing_is_given_up_or_waited_for(shards: Path, s
         ValueError, match=rf"{server.address}.*no success in \d+ tr(y|ies) over \d+ s, the last: .*([Tt]imeout|no answer in time)"
     ):
         list(stream)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 20
 
 
 def test_a_slow_server_is_no_dead_one(shards: Path, server: Nginx, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_local_mount_that_hangs_ends_the_run_by_name(shards: Path, monkeypatch
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"{shards}/two: a read has not come back for 1 s; the mount is lost"):
         list(stream)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 30
 
 
 def test_a_local_mount_that_hangs_at_the_start_ends_the_run_by_name(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """Interpolation of sparse inverse depth against brute force, exact planes and scipy's own interpolator."""
 
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.interpolate import LinearNDInterpolator
@@ -126,6 +129,31 @@ def test_the_triangulation_keeps_to_one_thread_and_gives_the_others_back(monkeyp
         linear_inverse_depth(depth_m, mask)
         assert set(blas_threads()) == {2}
     assert threads and set(threads[0]) == {1}  # the first builds it; scipy keeps it
+
+
+def test_no_loop_runs_over_pixels_or_triangles() -> None:
+    """As many lines are executed for a larger image and a denser prompt."""
+    assert lines_of_interpolation(300, (144, 192)) == lines_of_interpolation(2000, (288, 384)) > 20
+
+
+def lines_of_interpolation(points: int, shape: tuple[int, int]) -> int:
+    lines = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal lines
+        lines += event == "line" and frame.f_code.co_filename == interpolation.__file__
+        return trace
+
+    mask = random_mask(points, shape=shape)
+    depth_m = sparse(np.random.default_rng(0).uniform(0.1, 2, shape), mask)
+    linear_inverse_depth(depth_m, mask)  # what is done once is done
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        linear_inverse_depth(depth_m, mask)
+    finally:
+        sys.settrace(before)
+    return lines
 
 
 def blas_threads() -> list[int]:
