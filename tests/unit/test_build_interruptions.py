@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import json
 import os
 import random
@@ -308,23 +309,27 @@ def test_work_of_another_build_is_not_used(tmp_path, stopped, monkeypatch):
     assert verify([other], decode=True, quiet=True) == (24, [])
 
 
+def full_disk(room: int) -> Callable[..., io.BufferedWriter]:
+    """An ``open`` for writing on a disk with room for so many bytes, that refuses as the kernel does: a short write, then none."""
+    written = 0
+
+    class File(io.FileIO):
+        def write(self, data) -> int:
+            nonlocal written
+            if written >= room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken = super().write(memoryview(data)[: room - written])
+            written += taken
+            return taken
+
+    return lambda path, mode, buffering: io.BufferedWriter(File(path, mode), buffering)
+
+
 @pytest.mark.parametrize("room", [0, 3_000, 20_000, 60_000])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_leaves_nothing_half_written_and_the_build_continues(tmp_path, raw, undisturbed, monkeypatch, room, workers):
-    written = 0
-    original = atomic.FileAside.write
-
-    def write(self, data):
-        nonlocal written
-        written += len(data)
-        if written > room:
-            original(self, data[: len(data) // 2])
-            with self._named_failures():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(self, data)
-
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.FileAside, "write", write)
+        patch.setattr(atomic, "open", full_disk(room), raising=False)
         with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); free space"):
             build(frames(raw), tmp_path / "o", workers, quiet=True)
     whole_shards_only(tmp_path / "o")
