@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import tarfile
@@ -18,6 +17,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_shards.checksum import sha256_of
 from data_shards.samples import META_SUFFIX
 from data_shards.storage.address import RemotePath, ShardPath, shard_path
 from data_shards.storage.remote_shard import RemoteShard
@@ -197,12 +197,6 @@ def split_name(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_complete(tar_path: Path, tar: tarfile.TarFile) -> None:

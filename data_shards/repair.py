@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_shards.atomic import TEMPORARY_MARK, sync_folder, write_atomically
-from data_shards.index import ShardIndex, build_index, index_path, list_shards, sha256_of
+from data_shards.checksum import sha256_of
+from data_shards.index import ShardIndex, build_index, index_path, list_shards
 from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.salvage import Loss, Salvage, salvage

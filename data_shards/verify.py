@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_shards.atomic import write_atomically
-from data_shards.index import IndexedShard, ShardIndex, build_index, check_size, index_path, load_index, sha256_of
+from data_shards.checksum import sha256_of
+from data_shards.index import IndexedShard, ShardIndex, build_index, check_size, index_path, load_index
 from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.samples import members_to_sample

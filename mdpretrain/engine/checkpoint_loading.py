@@ -14,7 +14,6 @@ import mdpretrain.compat  # noqa: F401  (before lightning)
 
 # isort: split
 import lightning
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
@@ -25,6 +24,7 @@ from mdpretrain.engine.state_filling import NAMED, fill_engine
 from mdpretrain.engine.training_state import PARAMETER_NAMES, LightningFile, TrainingState, detached, read_mapped
 from mdpretrain.networks.checkpoint_files import EMA_KEY, find_checkpoint, is_deepspeed_folder, whole_checkpoints
 from mdpretrain.networks.checkpoint_manifest import UnreadableError, check
+from mdpretrain.networks.torch_file import write_torch_file
 
 
 def prepare_loading(trainer: lightning.Trainer, resume_folder: pathlib.Path | None) -> None:
@@ -51,7 +51,7 @@ class AnyCheckpoint(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | pathlib.Path, storage_options: Any | None = None) -> None:
         """Straight to the file: Lightning would put it together in memory first."""
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, path)
+        write_torch_file(pathlib.Path(path), checkpoint)
 
     def load_checkpoint(
         self, path: str | pathlib.Path, map_location: Any | None = None, weights_only: bool | None = None

@@ -10,7 +10,6 @@ from typing import Any
 import mdpretrain.compat  # noqa: F401  (before lightning)
 
 # isort: split
-import torch
 from torch import Tensor
 
 from data_shards.atomic import written_aside
@@ -24,6 +23,7 @@ from mdpretrain.networks.checkpoint_files import (
 )
 from mdpretrain.networks.checkpoint_manifest import check
 from mdpretrain.networks.safetensors_file import write_safetensors
+from mdpretrain.networks.torch_file import write_torch_file
 
 _KEPT = ("global_step", "epoch", "pytorch-lightning_version", "network", "preparation", "prior", "run")
 
@@ -75,7 +75,7 @@ def consolidate(checkpoint: pathlib.Path, output: pathlib.Path, ema: bool = Fals
         if output.suffix == SAFETENSORS_SUFFIX:
             write_safetensors(aside, _separate(content["state_dict"]), {SAFETENSORS_RECORD: json.dumps(kept)})
         else:
-            torch.save({**kept, "state_dict": content["state_dict"]}, aside)
+            write_torch_file(aside, {**kept, "state_dict": content["state_dict"]})
     return output
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from mdpretrain.engine.checkpoint_folder import write_text
 from mdpretrain.engine.step_seed import seed_step
 from mdpretrain.engine.weights_by_name import full_state_dict
+from mdpretrain.networks.torch_file import write_torch_file
 from mdpretrain.structures import DepthBatch
 
 FOLDER = "incidents"
@@ -115,7 +116,7 @@ def incident_weights(trainer: lightning.Trainer, pl_module: lightning.LightningM
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".partial")
-        torch.save(content, aside)
+        write_torch_file(aside, content)
         os.replace(aside, path)
     return path.name
 

@@ -15,6 +15,7 @@ from mdpretrain.export.student_names import HEAD_LAYERS, LEVELS, RELEASED_BACKBO
 from mdpretrain.networks.encoders.local_weights import first_difference
 from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.module_config import build_module
+from mdpretrain.networks.torch_file import write_torch_file
 
 HOOKED_BLOCKS = [7, 13, 19, 25]
 TOKENS = 24  # along a crop's side
@@ -139,5 +140,5 @@ def export_student(network: nn.Module, output: pathlib.Path, source: pathlib.Pat
         if getattr(network.encoder, what) != getattr(twin.encoder, what):
             raise ValueError(f"{form}: encoder {what} {getattr(network.encoder, what)!r} instead of {getattr(twin.encoder, what)!r}")
     with written_aside(output) as aside:
-        torch.save({name: value.clone() for name, value in released.items()}, aside)
+        write_torch_file(aside, {name: value.clone() for name, value in released.items()})
     return output

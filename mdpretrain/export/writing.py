@@ -19,6 +19,7 @@ from mdpretrain.export.student import export_student
 from mdpretrain.export.transformers_folder import write_transformers_folder
 from mdpretrain.networks.metric_anything import MetricAnythingStudent
 from mdpretrain.networks.prompt_da import POINT_TOKENS_PREFIX, RANGE_FLOOR, PromptDA
+from mdpretrain.networks.torch_file import write_torch_file
 
 Format = Literal["transformers", "original"]
 # The original loader cuts nine characters off every name; they are those of the Lightning module that the authors trained.
@@ -50,8 +51,9 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path, form: Format = "trans
             raise ValueError(f"{output}: the original repository's checkpoints end in .ckpt")
         if output.exists():
             raise ValueError(f"{output} exists already; name a new file")
+        state = {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}
         with written_aside(output) as aside:
-            torch.save({"state_dict": {ORIGINAL_PREFIX + name: value.clone() for name, value in names.to_original(own).items()}}, aside)
+            write_torch_file(aside, {"state_dict": state})
         return output
     return write_transformers_folder(output, names.to_transformers(own), transformers_config(network, own), _PROCESSOR)
 

@@ -10,7 +10,7 @@ import pathlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from data_shards.index import sha256_of
+from data_shards.checksum import sha256_of
 
 FORMAT = 1
 SUFFIX = ".manifest.json"

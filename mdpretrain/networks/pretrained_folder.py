@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_shards.atomic import sync_folder, written_aside
-from data_shards.index import sha256_of
+from data_shards.checksum import sha256_of
 from mdpretrain.networks.safetensors_file import write_safetensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
