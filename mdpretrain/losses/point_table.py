@@ -20,9 +20,11 @@ from mdpretrain.structures import DepthBatch, DepthPrediction, PointMap
 
 @dataclasses.dataclass(frozen=True)
 class PointTerm:
-    """One term by its name; ``options``: what a recipe may set, each a whole number above 0."""
+    """One term by its name; ``head``: the one of the network whose output it trains; ``options``: what a recipe may set, each a whole
+    number above 0."""
 
     name: str
+    head: str
     function: Callable[..., point_terms.Losses]
 
     @property
@@ -33,12 +35,12 @@ class PointTerm:
 
 
 _TERMS = (
-    PointTerm("global", point_terms.global_points),
-    PointTerm("local", point_patches.local_points),
-    PointTerm("edge", point_terms.edges),
-    PointTerm("normal", point_terms.normals),
-    PointTerm("mask", point_terms.mask),
-    PointTerm("scale", point_terms.metric_scale),
+    PointTerm("global", "points_head", point_terms.global_points),
+    PointTerm("local", "points_head", point_patches.local_points),
+    PointTerm("edge", "points_head", point_terms.edges),
+    PointTerm("normal", "normal_head", point_terms.normals),
+    PointTerm("mask", "mask_head", point_terms.mask),
+    PointTerm("scale", "scale_head", point_terms.metric_scale),
 )
 POINT_TERMS = {term.name: term for term in _TERMS}
 
@@ -80,6 +82,21 @@ class PointMapLoss(nn.Module):
         self._terms = parse_rows(terms, _checked)
         self.image_figures: dict[str, Tensor] = {}
         self.register_buffer("term_weights", torch.tensor([term.weights for term in self._terms]), persistent=False)
+
+    def check_heads(self, network: nn.Module) -> None:
+        """Every head that is to be trained has a term: another would keep its random weights, and DDP waits for its gradients.
+
+        Raises:
+            ValueError: one has none; names it and the term.
+        """
+        trained = {term.record.head for term in self._terms}
+        for head in dict.fromkeys(term.head for term in _TERMS):
+            module = getattr(network, head, None)
+            if module is None or head in trained or not any(parameter.requires_grad for parameter in module.parameters()):
+                continue
+            names = " or ".join(term.name for term in _TERMS if term.head == head)
+            off = "set the network's normals: false" if head == "normal_head" else "freeze the head (optimizer.frozen)"
+            raise ValueError(f"no term of the loss trains the network's {head}: add {names} to the loss's terms, or {off}")
 
     def forward(self, prediction: DepthPrediction, batch: DepthBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The loss and its parts; the scalar is sum_b sum_terms weight * loss_b / B, in float32.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mdpretrain.losses.point_table import PointMapLoss
 from mdpretrain.structures import DepthBatch, DepthPrediction, DepthSpace
 from mdpretrain.tasks.base import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, TrainingTask
 from mdpretrain.tasks.feature_alignment import FeatureAligner, FeatureAlignment
@@ -19,6 +20,9 @@ class Distillation(TrainingTask):
     Args:
         network, loss, optimizer, schedule: see TrainingTask.
         feature_alignment: keeps the encoder's features near a frozen one's while training (not part of ``val/loss``); null: does not.
+
+    Raises:
+        ValueError: a head of a point-map network that no term of its loss trains.
     """
 
     def __init__(
@@ -32,6 +36,8 @@ class Distillation(TrainingTask):
         super().__init__(network, loss, optimizer, schedule)
         self.feature_alignment = feature_alignment
         self._aligner: FeatureAligner | None = None
+        if isinstance(loss, PointMapLoss):
+            loss.check_heads(network)
 
     def on_fit_start(self) -> None:
         """Read the frozen encoder now, so that a wrong file ends the run at its start."""

@@ -87,6 +87,27 @@ def test_the_debug_recipe_learns_one_frame_and_its_camera() -> None:
     assert (ratio / ratio.median() - 1).abs().median() < 0.1
 
 
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ({"normal"}, r"normal_head: add normal to the loss's terms, or set the network's normals: false"),
+        ({"mask"}, r"mask_head: add mask .*, or freeze the head \(optimizer.frozen\)"),
+        ({"scale"}, r"scale_head: add scale"),
+        ({"global", "local", "edge"}, r"points_head: add global or local or edge"),
+    ],
+)
+def test_a_head_that_no_term_trains_is_refused_unless_it_is_frozen(left_out: set[str], message: str) -> None:
+    loss = PointMapLoss({"default": [term for term in TERMS if term["name"] not in left_out]}, align_resolution=5)
+    with pytest.raises(ValueError, match=message):
+        Distillation(build(NETWORK), loss)
+    head = message.partition(":")[0]
+    task = Distillation(build(NETWORK), loss, AdamW(frozen=(head,)))
+    task.training_loss(dataclasses.replace(made_batch(), prompt=None, prepared=None))[0].backward()
+    # as DDP needs it: every parameter that is to be trained has a gradient, if only zeros
+    without = {name for name, parameter in task.network.named_parameters() if parameter.grad is None}
+    assert without == {name for name, _ in task.network.named_parameters() if name.startswith(f"{head}.")}
+
+
 def test_it_is_trained_stored_and_evaluated_without_a_camera(tmp_path: pathlib.Path) -> None:
     loss = PointMapLoss({"default": TERMS}, align_resolution=5)
     task = Distillation(build(NETWORK), loss, AdamW(lr=1e-3), Schedule(kind="constant"))
