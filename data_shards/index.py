@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import tarfile
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,27 @@ class ShardIndex:
     def from_bytes(cls, data: bytes, name: str) -> ShardIndex:
         """Inverse of ``to_bytes``; ValueError naming ``name`` if the file is damaged or of another version."""
         try:
-            record = json.loads(data)
-            if record["index_version"] != INDEX_VERSION:
-                raise ValueError(f"index_version {record['index_version']!r}, this code reads {INDEX_VERSION}")
-            entries = tuple(IndexEntry.from_json(entry) for entry in record["entries"])
-            return cls(record["shard"], record["sha256"], int(record["size"]), entries)
+            with _no_garbage():
+                record = json.loads(data)
+                if record["index_version"] != INDEX_VERSION:
+                    raise ValueError(f"index_version {record['index_version']!r}, this code reads {INDEX_VERSION}")
+                entries = tuple(IndexEntry.from_json(entry) for entry in record["entries"])
+                return cls(record["shard"], record["sha256"], int(record["size"]), entries)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{name}: not a usable index ({error}); run `data-shards index` to write it anew") from error
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Python's collector looks at new objects again and again while they are made, for half of the time that an index takes to be read;
+    here none of them can be garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def index_path(tar_path: Path | str) -> Path:

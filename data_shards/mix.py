@@ -7,7 +7,9 @@ are those of the members that training reads (colour, depth, meta and the option
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ import numpy as np
 
 from data_shards.atomic import write_atomically
 from data_shards.index import load_index
-from data_shards.mixture import MixtureSource, max_draws, select
+from data_shards.mixture import MixtureSource, max_draws
 from data_shards.parallel import parallel_map
 from data_shards.progress import progress_bar
 from data_shards.recipe import Run
 from data_shards.samples import TRAINING_FIELDS, suffixes_for
 from data_shards.schedule import Schedule
+from data_shards.selection import ShardVerdict, combine, examine
 from data_shards.shard_table import shards_in
+from data_shards.sidecars import check_shards
 from data_shards.storage.address import ShardPath
 
 FEW_SHARDS = 32  # not worth worker processes
@@ -107,15 +111,16 @@ def _measure(source: MixtureSource, workers: int, quiet: bool) -> SourceDraws:
     sidecars = [_sizes(path, f"{source.called}: sidecar", workers, quiet) for path in source.sidecars]
     bytes_each = np.concatenate([own for _, own in samples])
     disk = sum(size for size, _ in samples)
-    for (_, others), path in zip(sidecars, source.sidecars):
-        own = np.concatenate([each for _, each in others])
-        if own.shape != bytes_each.shape:
-            raise ValueError(f"{path}: holds {own.size} samples, {source.path} {bytes_each.size}; make this sidecar again")
-        bytes_each, disk = bytes_each + own, disk + sum(size for size, _ in others)
+    for (paths, others), path in zip(sidecars, source.sidecars):
+        counts = {shard.name: len(each) for shard, (_, each) in zip(paths, others)}
+        check_shards(source.path, [shard.name for shard in shards], [len(each) for _, each in samples], path, counts)
+        bytes_each = bytes_each + np.concatenate([each for _, each in others])
+        disk += sum(size for size, _ in others)
     kept, unlabelled = bytes_each, 0
     if source.filters or sidecars:
-        joined = zip(*(map(load_index, paths) for paths, _ in sidecars)) if sidecars else None
-        selection = select(source, map(load_index, shards), joined)
+        together = list(zip(shards, *(paths for paths, _ in sidecars), strict=True))
+        examined = parallel_map(functools.partial(_verdict, source), together, _worth(workers, together))
+        selection = combine(source, list(examined))
         kept, unlabelled = bytes_each[selection.places], selection.unlabelled
     if not kept.size:
         raise ValueError(f"{source.path}: its {len(shards)} shards hold no samples; build it again")
@@ -128,10 +133,19 @@ def _sizes(folder: str, name: str, workers: int, quiet: bool) -> tuple[list[Shar
     shards = shards_in(folder)
     sizes = []
     with progress_bar(len(shards), "shard", name, quiet or len(shards) <= FEW_SHARDS) as bar:
-        for size in parallel_map(_shard_sizes, shards, workers if len(shards) > FEW_SHARDS else 1):
+        for size in parallel_map(_shard_sizes, shards, _worth(workers, shards)):
             sizes.append(size)
             bar.update()
     return shards, sizes
+
+
+def _worth(workers: int, shards: Sequence[object]) -> int:
+    return workers if len(shards) > FEW_SHARDS else 1
+
+
+def _verdict(source: MixtureSource, shards: tuple[ShardPath, ...]) -> ShardVerdict:
+    index, *others = map(load_index, shards)
+    return examine(source, index, others)
 
 
 def _shard_sizes(shard: ShardPath) -> tuple[int, np.ndarray]:

@@ -1,4 +1,4 @@
-"""One row of a mixture, as recipes write it under ``data.train``, and which samples of its folder it lets through.
+"""One row of a mixture, as recipes write it under ``data.train``. Which samples it lets through: ``data_shards.selection``.
 
 Here and not beside the loader, so that ``data-shards mix`` and training read a row alike. What an option changes:
 
@@ -10,16 +10,11 @@ Here and not beside the loader, so that ``data-shards mix`` and training read a 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import hashlib
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from data_shards.index import IndexEntry, ShardIndex
 from data_shards.schema import LABEL_KINDS
 
 
@@ -125,75 +120,3 @@ def place_of(key: str) -> float:
 def max_draws(max_passes: float | None, samples: int) -> int | None:
     """A row's ``max_passes`` as a number of draws from ``samples`` samples, at least 1; None for no limit."""
     return None if max_passes is None else max(1, math.floor(max_passes * samples))
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which samples of a folder a row lets through: ``places`` in the folder, ascending, int64. ``unlabelled``: how many it leaves out
-    because a sidecar of labels has none for them."""
-
-    places: np.ndarray
-    unlabelled: int
-
-
-def select(source: MixtureSource, indexes: Iterable[ShardIndex], joined: Iterable[tuple[ShardIndex, ...]] | None = None) -> Selection:
-    """Which samples of a folder a row lets through.
-
-    A sidecar that brings ``depth`` to some of the samples is one of labels: a sample that has a stand-in there is left out, since its own
-    depth is not what the row asks for.
-
-    Args:
-        source: the row.
-        indexes: the folder's indexes, in order.
-        joined: for each of them the indexes of the row's sidecars, whose figures count too (the last one that has a figure).
-
-    Raises:
-        ValueError: an index does not hold a licence or figure that is asked for, naming the shard; or nothing is left.
-    """
-    kept: list[int] = []
-    doubtful: list[tuple[int, str, tuple[IndexEntry, ...]]] = []  # which sidecars are of labels is known when all were seen
-    labels: set[int] = set()
-    first = 0
-    for index, others in zip(indexes, itertools.repeat(()) if joined is None else joined):
-        labels |= {number for number, other in enumerate(others) if any(entry.has_depth for entry in other.entries)}
-        for place, entries in enumerate(zip(index.entries, *(other.entries for other in others)), first):
-            if any(entry.is_stand_in for entry in entries[1:]):
-                doubtful.append((place, index.shard, entries))
-            elif _passes(source, index.shard, entries):
-                kept.append(place)
-        first += len(index.entries)
-    unlabelled = 0
-    for place, shard, entries in doubtful:
-        if any(entry.is_stand_in and number in labels for number, entry in enumerate(entries[1:])):
-            unlabelled += 1
-        elif _passes(source, shard, entries):
-            kept.append(place)
-    if not kept:
-        raise ValueError(
-            f"source {source.path}: none of its {first} samples passes licences {source.licences} and figures {source.figures}"
-            + ("" if source.fraction is None else f" and is in its fraction {source.fraction:g}")
-            + (f"; {unlabelled} have no label in {', '.join(source.sidecars)}" if unlabelled else "")
-        )
-    return Selection(np.array(sorted(kept), dtype=np.int64), unlabelled)
-
-
-def _passes(source: MixtureSource, shard: str, entries: tuple[IndexEntry, ...]) -> bool:
-    entry = entries[0]
-    if source.fraction is not None and place_of(entry.key) >= source.fraction:
-        return False
-    if source.licences is not None:
-        if entry.licence is None:
-            raise ValueError(f"{source.path}/{shard}: its index does not hold licences; run `data-shards index --replace {source.path}`")
-        if not any(fnmatch.fnmatchcase(entry.licence, pattern) for pattern in source.licences):
-            return False
-    for name, (low, high) in (source.figures or {}).items():
-        found = [own.figures[name] for own in entries if own.figures is not None and name in own.figures]
-        if not found:
-            raise ValueError(
-                f"{source.path}/{shard}: its index holds no figure {name!r} of {entry.key}; `data-shards stats` "
-                "adds those of depth maps, `mdpretrain label` writes those of labels"
-            )
-        value = found[-1]
-        if value is None or (low is not None and value < low) or (high is not None and value > high):
-            return False
-    return True

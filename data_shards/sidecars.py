@@ -10,7 +10,7 @@ masks, whose size is another depth's (a label's sky is infinitely far), and dept
 them where z takes the place of ray, ``depth_edge`` (in the depth's unit) where the unit changes.
 
 A sample to which a sidecar has nothing to add has a *stand-in* there, its meta alone. Where the sidecar is one of labels (any of its
-samples has ``depth``), such a sample has no label, and a mixture's row leaves it out (``data_shards.mixture``).
+samples has ``depth``), such a sample has no label, and a mixture's row leaves it out (``data_shards.selection``).
 """
 
 from __future__ import annotations

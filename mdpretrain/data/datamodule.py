@@ -25,6 +25,7 @@ from mdpretrain.data.mixture import GlobalOrder, check_names
 from mdpretrain.data.order import ShuffleOptions
 from mdpretrain.data.pipeline import Augmentation, PromptOptions, RowOptions, SamplePipeline
 from mdpretrain.data.plan import SOURCE_KEYS, Leg, OnMixtureChange, first_difference, first_leg, go_on, leg_at
+from mdpretrain.data.processes import Processes
 from mdpretrain.data.shard_folder import ShardFolder
 from mdpretrain.data.source_reader import SourceReader
 from mdpretrain.data.training_stream import Share, TrainingBatches, TrainingLoader
@@ -260,7 +261,8 @@ class ShardDataModule(LightningDataModule):
     def _open_mixture(self) -> None:
         rank, _ = self._layout()
         check_names([source.called for source in self.train_sources])
-        readers = [SourceReader(source, rank == 0, self.storage) for source in self.train_sources]
+        processes = Processes.of_this_run()
+        readers = [SourceReader(source, storage=self.storage, processes=processes) for source in self.train_sources]
         self._readers = {reader.name: reader for reader in readers}
         for reader in readers if rank == 0 else ():
             if reader.unlabelled:

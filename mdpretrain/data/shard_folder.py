@@ -120,7 +120,21 @@ class ShardFolder:
 
     def indexes(self) -> Iterator[ShardIndex]:
         """The index of every shard in order, read anew."""
-        return (self._load_index(number) for number in range(len(self.shards)))
+        return (self.index_of(number) for number in range(len(self.shards)))
+
+    def index_of(self, number: int) -> ShardIndex:
+        """The index of shard ``number``, read anew.
+
+        Raises:
+            ValueError: it is missing, damaged, or of another shard than when the folder was opened.
+            StorageError: a remote one cannot be had.
+        """
+        if self._note is not None:
+            begin_read(self._note)
+        try:
+            return self._load_index(number)
+        finally:
+            end_read()
 
     def _locate(self, index: int) -> tuple[IndexedShard, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))

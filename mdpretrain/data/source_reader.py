@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from data_shards.index import ShardIndex
-from data_shards.mixture import MixtureSource, select
+from data_shards.mixture import MixtureSource
 from data_shards.samples import members_to_sample
 from data_shards.schema import Sample
+from data_shards.selection import ShardVerdict, combine, examine
 from data_shards.sidecars import check_keys, check_shards, join_members
 from data_shards.storage.address import is_remote
+from data_shards.storage.options import StorageOptions
 from data_shards.storage.storage import Storage
+from data_shards.storage.watch import in_time
 from mdpretrain.data.faults import FatalSourceError
+from mdpretrain.data.processes import Processes
 from mdpretrain.data.shard_folder import ShardFolder
+
+ALONE = Processes()
 
 
 class SourceReader:
@@ -27,12 +31,13 @@ class SourceReader:
         source: the row.
         storage: what remote folders are read with; the default options unless given.
         thorough: also compare the keys of all sidecars with the shards' now; otherwise when they are read.
+        processes: those that open this row together; of a row with filters or sidecars each reads the indexes of its part of the shards.
 
     Raises:
-        ValueError: a folder or shard is missing or damaged, a sidecar does not fit, or no sample passes the filters.
+        ValueError: a folder or shard is missing or damaged, a sidecar does not fit, cannot be reached, or no sample passes the filters.
     """
 
-    def __init__(self, source: MixtureSource, thorough: bool = True, storage: Storage | None = None) -> None:
+    def __init__(self, source: MixtureSource, thorough: bool = True, storage: Storage | None = None, processes: Processes = ALONE) -> None:
         self.source = source
         self.path = source.path
         self.name = source.called
@@ -46,7 +51,11 @@ class SourceReader:
         self.unlabelled = 0
         self.shard_sizes = list(self.folder.shard_sizes)
         if source.filters or self.sidecars:
-            self._select(thorough)
+            limit_s = (StorageOptions() if storage is None else storage.options).give_up_after_s
+            try:
+                self._select(processes.divided(lambda own: in_time(lambda: self._verdicts(own, thorough), limit_s), range(len(names))))
+            except OSError as error:
+                raise ValueError(str(error)) from error
 
     def __len__(self) -> int:
         return len(self.folder) if self._kept is None else len(self._kept)
@@ -111,19 +120,21 @@ class SourceReader:
     def _place(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])
 
-    def _select(self, thorough: bool) -> None:
-        """Which samples the row lets through; every process needs to know, so every one reads the indexes."""
-        ours, theirs = itertools.tee(self._indexes(thorough))
-        selection = select(self.source, (first for first, *_ in ours), (tuple(others) for _, *others in theirs))
+    def _verdicts(self, numbers: Sequence[int], thorough: bool) -> list[ShardVerdict]:
+        """What these shards and their sidecars' say; ``thorough``: their keys compared."""
+        verdicts = []
+        for number in numbers:
+            index, others = self.folder.index_of(number), [sidecar.index_of(number) for sidecar in self.sidecars]
+            for sidecar, other in zip(self.sidecars, others if thorough else ()):
+                check_keys(self.path, index, sidecar.path, other)
+            verdicts.append(examine(self.source, index, others))
+        return verdicts
+
+    def _select(self, verdicts: list[ShardVerdict]) -> None:
+        """Which samples the row lets through."""
+        selection = combine(self.source, verdicts)
         self.unlabelled = selection.unlabelled
         if self.source.filters or len(selection.places) < len(self.folder):
             self._kept = selection.places
             ends = np.searchsorted(self._kept, np.cumsum(self.shard_sizes))
             self.shard_sizes = np.diff(ends, prepend=0).tolist()
-
-    def _indexes(self, thorough: bool) -> Iterator[tuple[ShardIndex, ...]]:
-        """The index of every shard with those of its sidecars; ``thorough``: their keys compared."""
-        for index, *others in zip(self.folder.indexes(), *(sidecar.indexes() for sidecar in self.sidecars), strict=True):
-            for sidecar, other in zip(self.sidecars, others if thorough else ()):
-                check_keys(self.path, index, sidecar.path, other)
-            yield index, *others

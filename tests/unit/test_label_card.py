@@ -17,8 +17,9 @@ from tiny_shards import CAMERA, HEIGHT, WIDTH, make_sample, plane_depth, write_f
 
 from data_shards import colour
 from data_shards.index import load_index
-from data_shards.mixture import MixtureSource, select
+from data_shards.mixture import MixtureSource
 from data_shards.schema import DepthType
+from data_shards.selection import combine, examine
 from data_shards.shard_table import write_table
 from data_shards.storage.storage import default_storage
 from data_shards.writer import write_shard
@@ -120,7 +121,7 @@ def test_thresholds_keep_what_a_row_of_a_mixture_draws(originals: Path, tmp_path
         thresholds = read_thresholds(texts, table)
         row = MixtureSource(str(originals), sidecars=[str(folder)], figures=thresholds)
         paths = sorted(originals.glob("*.tar"))
-        places = select(row, map(load_index, paths), [(load_index(folder / path.name),) for path in paths]).places
+        places = combine(row, [examine(row, load_index(path), [load_index(folder / path.name)]) for path in paths]).places
         every = [entry.key for path in paths for entry in load_index(path).entries]
         assert [key for key, kept in zip(table.keys, table.kept(thresholds)) if kept] == [every[place] for place in places]
     assert table.unlabelled == {"desk": 1} and table.sources == ["desk", "street"]

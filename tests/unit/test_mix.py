@@ -84,8 +84,11 @@ def test_sidecars_add_their_bytes(tmp_path):
     alone = [planned(recipe(tmp_path / "s.yaml", [{"path": str(path)}], max_steps=1)).sources[0] for path in (base, side)]
     assert joined.bytes_per_sample == pytest.approx(sum(source.bytes_per_sample for source in alone))
     assert joined.disk == sum(source.disk for source in alone)
-    rows[0]["sidecars"] = [str(folder(tmp_path / "short", [3]))]
-    with pytest.raises(ValueError, match=r"short: holds 3 samples, .*a 5; make this sidecar again"):
+    rows[0]["sidecars"] = [str(folder(tmp_path / "few", [3]))]
+    with pytest.raises(ValueError, match=r"few: has no 001.tar for .*a/001.tar; make the sidecar of every shard"):
+        planned(recipe(tmp_path / "r.yaml", rows, max_steps=1))
+    rows[0]["sidecars"] = [str(folder(tmp_path / "short", [3, 1]))]
+    with pytest.raises(ValueError, match=r"short/001.tar: holds 1 samples, .*a/001.tar 2; make this sidecar again"):
         planned(recipe(tmp_path / "r.yaml", rows, max_steps=1))
 
 

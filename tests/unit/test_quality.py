@@ -14,8 +14,9 @@ from synthetic_room import room_sample
 
 from data_shards.cli import main
 from data_shards.index import load_index
-from data_shards.mixture import MixtureSource, select
+from data_shards.mixture import MixtureSource
 from data_shards.quality import continuity_score, distribution_score, quality_scores, ranks
+from data_shards.selection import combine, examine
 from data_shards.shard_table import TABLE_FILE, write_table
 from data_shards.stats import FIGURES, RANKED, rank_name
 from data_shards.writer import write_shard
@@ -128,7 +129,8 @@ def test_figures_go_into_the_index_and_a_mixture_filters_by_them(tmp_path, capsy
         assert set(entry.figures) == {*FIGURES, *map(rank_name, RANKED)}
     assert entries[10].figures["valid_fraction"] < 0.2 and entries[10].figures["depth_distribution_rank"] is None
     filter_of_the_paper = {"valid_fraction": (0.2, None)} | {rank_name(name): (0.2, None) for name in RANKED}
-    kept = select(MixtureSource(str(tmp_path), figures=filter_of_the_paper), indexes).places
+    row = MixtureSource(str(tmp_path), figures=filter_of_the_paper)
+    kept = combine(row, [examine(row, index) for index in indexes]).places
     scores = [[entry.figures[name] for name in RANKED] for entry in entries[:10]]
     lowest = [set(np.argsort([row[column] for row in scores])[:2].tolist()) for column in range(2)]
     assert set(kept.tolist()) - {11} == set(range(10)) - lowest[0] - lowest[1]
