@@ -66,7 +66,7 @@ class Labeler(ShardLabeler[LabelRead]):
         batch_size, decode_threads, encode_threads: see ShardLabeler.
 
     Raises:
-        ValueError: a teacher that needs a prompt, and a request without; passes over prompts for a teacher that takes none.
+        ValueError: a teacher that needs a prompt, and a request without; or a prompt for a teacher that takes none.
     """
 
     def __init__(
@@ -75,15 +75,17 @@ class Labeler(ShardLabeler[LabelRead]):
         super().__init__(batch_size, decode_threads, encode_threads)
         if predictor.needs_prompt and request.prompt is None:
             raise ValueError("this teacher needs a sparse prompt: give --prompt-count LOW HIGH")
-        if request.further_prompts and not predictor.needs_prompt:
-            raise ValueError("this teacher takes no prompt: leave out --prompts and, under --consistency, disjoint and density")
+        if request.prompt is not None and not predictor.needs_prompt:
+            raise ValueError(
+                "this teacher takes no prompt: leave out --prompt-count, --prompts and, under --consistency, disjoint and density, "
+                "from a --config file as well"
+            )
         self.predictor = predictor
         self.request = request
         self.passes = TeacherPasses(predictor, request)
-        self._prompt = request.prompt if predictor.needs_prompt else None
-        self._drawer = None if self._prompt is None else PromptDrawer(self._prompt)
+        self._drawer = None if request.prompt is None else PromptDrawer(request.prompt)
         self._pipeline = functools.cache(
-            lambda long_side: SamplePipeline(None, None, self._prompt, request.seed, long_side, request.multiple)
+            lambda long_side: SamplePipeline(None, None, request.prompt, request.seed, long_side, request.multiple)
         )
 
     def describe(self) -> dict[str, Any]:
@@ -105,12 +107,13 @@ class Labeler(ShardLabeler[LabelRead]):
             row = self._pipeline(long_side)(sample, position, RowOptions(), prompt_seed=key_seed(key))
         except ValueError as error:
             return str(error)
-        if self._drawer is None or self._prompt is None:
+        prompt = self.request.prompt
+        if self._drawer is None or prompt is None:
             return LabelRead(position, sample, row)
         if row.prompt_mask is None or not row.prompt_mask.any():
             return f"{key}: no metric z-depth to draw a prompt from"
         names = self.request.further_prompts
-        variants = prompt_variants(row, names, self._drawer, self._prompt.interpolate, self.request.seed)
+        variants = prompt_variants(row, names, self._drawer, prompt.interpolate, self.request.seed)
         return LabelRead(position, sample, row, variants)
 
     def compute(self, group: list[LabelRead]) -> LabelMaps:

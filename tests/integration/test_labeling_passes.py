@@ -243,7 +243,7 @@ def test_a_teacher_of_relative_depth_and_a_broken_one_are_sentences(tmp_path: pa
         labelled(tmp_path, predictor(Teacher(lambda seen: brightness(seen) * torch.nan)), request, [], "b")
     assert not list((tmp_path / "b").glob("*.tmp-*"))
     with pytest.raises(ValueError, match="this teacher takes no prompt"):
-        Labeler(predictor(Teacher(brightness)), dataclasses.replace(request, prompt=PromptOptions((5, 9)), prompts=2))
+        Labeler(predictor(Teacher(brightness)), dataclasses.replace(request, prompt=PromptOptions((5, 9))))
 
 
 @pytest.mark.parametrize(
