@@ -27,7 +27,7 @@ from mdpretrain.data.collate import collate
 from mdpretrain.data.crops import Cut, ImageSmallerThanCut
 from mdpretrain.data.faults import BadSample, FatalSourceError, FaultLog, unreachable
 from mdpretrain.data.fetch_ahead import FetchAhead
-from mdpretrain.data.patience import next_in_time
+from mdpretrain.data.patience import abandon, next_in_time
 from mdpretrain.data.pipeline import PromptOptions, Row, RowOptions, SamplePipeline, key_seed
 from mdpretrain.data.shard_folder import ShardFolder, dataset_name
 from mdpretrain.data.source_reader import SourceReader
@@ -135,6 +135,7 @@ class EvaluationLoader:
             delivery = next_in_time(iterator, watch, self.give_up_after_s)
             self.faults.record(delivery.bad_samples)
             if delivery.fatal is not None:
+                abandon(iterator)
                 raise ValueError(delivery.fatal)
             if delivery.batch is not None:  # None if not one sample of the batch could be read
                 yield delivery.batch

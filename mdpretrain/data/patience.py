@@ -56,15 +56,18 @@ def next_in_time(iterator: Iterator[Any], watch: ReadWatch | None, limit_s: floa
             if "DataLoader timed out" not in str(error) or (pinning is not None and not pinning.is_alive()):
                 raise
         if (path := watch.stuck(limit_s)) is not None:
-            _abandon(iterator)
+            abandon(iterator)
             raise ValueError(gone(path, limit_s))
 
 
-def _abandon(iterator: Any) -> None:
-    """Kill workers that hang in the kernel. One that even that does not end must not keep this program from ending.
+def abandon(iterator: Any) -> None:
+    """Kill the workers of a ``DataLoader``'s iterator, if it has any: they may hang in the kernel, or ask a server that is away for minutes
+    yet, and DataLoader would wait five seconds for each. One that even that does not end must not keep this program from ending.
 
     DataLoader would raise an error of its own, at any time from now on, when it hears of their death: it must forget them first.
     """
+    if not hasattr(iterator, "_workers"):
+        return
     if iterator._worker_pids_set:
         signal_handling._remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False

@@ -27,7 +27,7 @@ from mdpretrain.data.faults import JUDGE_EVERY_STEPS, BadSample, FatalSourceErro
 from mdpretrain.data.freed_memory import keep_freed_memory
 from mdpretrain.data.ledger import DeliveryRecord
 from mdpretrain.data.mixture import GlobalOrder
-from mdpretrain.data.patience import POLL_S, Watched, next_in_time
+from mdpretrain.data.patience import POLL_S, Watched, abandon, next_in_time
 from mdpretrain.data.pipeline import Row, RowOptions, SamplePipeline
 from mdpretrain.structures import DepthBatch
 
@@ -229,12 +229,19 @@ class TrainingLoader:
         delivery = next_in_time(self._iterator, self._watch, self.give_up_after_s)
         if delivery.fatal is not None:
             self.record.faults.record(delivery.bad_samples)
+            self.close()
             raise ValueError(delivery.fatal)
         batch = delivery.batch
         assert batch is not None
         self.record.add(step, batch.position.numpy(), delivery.rows, batch.key, delivery.bad_samples)
         self.next_step += 1
         return batch
+
+    def close(self) -> None:
+        """End the worker processes now; what they prepared is made again if another batch is asked for."""
+        if self._iterator is not None:
+            abandon(self._iterator)
+        self._iterator = None
 
     def _judge(self, step: int) -> None:
         """End the run if a source has passed its budget of bad samples; every process comes here at the same steps."""

@@ -73,5 +73,5 @@ def test_a_mount_that_one_process_loses_ends_all(tmp_path: pathlib.Path, row: Mi
         return load(self, number)
 
     monkeypatch.setattr(ShardFolder, "_load_index", lost)
-    result = in_group(2, lambda rank: opened_together(row, give_up_after_s=1.0), tmp_path / "group", deadline_s=120)
+    result = in_group(2, lambda rank: opened_together(row, give_up_after_s=10.0), tmp_path / "group", deadline_s=120)
     assert [part["error"].partition(" for ")[0] for part in result["known"]] == [f"{row.path}: a read has not come back"] * 2
