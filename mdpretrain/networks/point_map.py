@@ -40,6 +40,8 @@ class PointMapStudent(nn.Module):
         widths: channels of the neck's and the heads' levels.
         neck_blocks, head_blocks: residual blocks of each level.
         normals: predict a normal per pixel as well.
+        centred: points whose mean log z is 0 in every image. No term of the loss looks at their scale: free, as in a release of MoGe-2,
+            it wanders, and the metric scale after it.
         token_range: images are resized (aspect kept) so that the encoder sees at least and at most so many tokens; null: at their own
             size, rounded to whole patches. Not for an encoder that resizes images itself (``input_size``, the crops of several scales).
 
@@ -56,6 +58,7 @@ class PointMapStudent(nn.Module):
         neck_blocks: tuple[int, ...] = (0, 2, 2, 2, 0),
         head_blocks: tuple[int, ...] = (0, 1, 1, 1, 0),
         normals: bool = False,
+        centred: bool = False,
         token_range: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +73,7 @@ class PointMapStudent(nn.Module):
         if max(self.levels) >= levels:
             raise ValueError(f"features of strides {encoder.strides} need {max(self.levels) + 1} levels, and widths has {levels}")
         self.token_range = token_range
+        self.centred = centred
         self.encoder = encoder
         self.projections = nn.ModuleList(nn.Conv2d(channels, feature_channels, 1) for channels in encoder.channels)
         inputs = [2 + (feature_channels if level in self.levels else 0) for level in range(levels)]
@@ -86,7 +90,7 @@ class PointMapStudent(nn.Module):
         encoded = self.encoder.encode(image)
         levels = self.neck(self._inputs(encoded, width / height))
         point_map = PointMap(
-            points=remapped(_resized(self.points_head(levels)[0], height, width)),
+            points=remapped(_resized(self.points_head(levels)[0], height, width), self.centred),
             mask_logits=_resized(self.mask_head(levels)[0], height, width),
             metric_scale=self.scale_head(_token(encoded)).clamp(-_LOG_RANGE, _LOG_RANGE).exp(),
             normals=None if self.normal_head is None else F.normalize(_resized(self.normal_head(levels)[0], height, width), dim=1),
@@ -124,9 +128,15 @@ def view_field(rows: int, columns: int, aspect: float, device: torch.device | st
     return torch.stack([u.expand(rows, columns), v[:, None].expand(rows, columns)])
 
 
-def remapped(raw: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Points from the head's numbers: z = exp(raw z), (x, y) = raw (x, y) * z, so that z is positive and rays are what is learnt."""
-    z = raw[:, 2:].clamp(-_LOG_RANGE, _LOG_RANGE).exp()
+def remapped(raw: Float[Tensor, "B 3 H W"], centred: bool = False) -> Float[Tensor, "B 3 H W"]:
+    """Points from the head's numbers: z = exp(raw z), (x, y) = raw (x, y) * z, so that z is positive and rays are what is learnt.
+
+    ``centred``: of raw z the image's mean is taken away first.
+    """
+    log_z = raw[:, 2:]
+    if centred:
+        log_z = log_z - log_z.mean(dim=(2, 3), keepdim=True)
+    z = log_z.clamp(-_LOG_RANGE, _LOG_RANGE).exp()
     return torch.cat([raw[:, :2] * z, z], dim=1)
 
 

@@ -114,6 +114,16 @@ def test_points_are_rays_times_an_exponential() -> None:
     assert remapped(torch.full((1, 3, 1, 1), 1e4)).isfinite().all()
 
 
+def test_centred_points_differ_by_a_factor_an_image_and_have_no_scale_of_their_own() -> None:
+    raw = torch.randn(2, 3, 4, 5)
+    centred = remapped(raw, centred=True)
+    assert torch.allclose(centred[:, 2].log().mean(dim=(1, 2)), torch.zeros(2), atol=1e-6)
+    factor = remapped(raw) / centred
+    assert torch.allclose(factor, factor[:, :1, :1, :1].expand_as(factor), rtol=1e-5)
+    moved = raw + torch.tensor([0.0, 0.0, 9.0])[None, :, None, None]
+    assert torch.allclose(remapped(moved, centred=True), centred, rtol=1e-5)
+
+
 def test_a_conv_stack_against_its_formula() -> None:
     """The same arithmetic by functions alone, from the weights by name."""
     torch.manual_seed(0)
