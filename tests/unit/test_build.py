@@ -159,7 +159,7 @@ def build_arguments(output: Path, workers: int, delay: float, shard: int = 3) ->
 
 
 def wait_for(happened: Callable[[], object], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not happened():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
@@ -174,7 +174,7 @@ def test_kill_9_in_the_middle_then_the_same_bytes(tmp_path, workers):
     process = run(*build_arguments(tmp_path / "o", workers, 0.02))
     wait_for_shards(tmp_path / "o", 2, process)
     process.kill()
-    process.communicate(timeout=30)  # returns when the last worker has closed its output: workers end with their parent
+    process.communicate(timeout=5)  # returns when the last worker has closed its output: workers end with their parent
     finished = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "o").glob("*.tar")}
     assert 2 <= len(finished) < 14
     for path in (tmp_path / "o").glob("*.tar"):
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_at_once_says_how_to_continue_and_that_does(tmp_path, worker
     process = run(*build_arguments(tmp_path / "o", workers, 0.1, shard=5))
     wait_for(lambda: len(samples_in_work(tmp_path / "o")) == workers and min(samples_in_work(tmp_path / "o"), default=0) > 1, process)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=10)
     assert process.returncode == 130 and "the same command continues" in errors and "Traceback" not in errors
     assert not list((tmp_path / "o").rglob("*.tmp-*"))
     assert len(list((tmp_path / "o").glob("*.tar"))) < 8  # at once: most of the eight shards were still to be written
@@ -232,7 +232,7 @@ def test_a_shard_that_another_build_writes_is_left_to_it(tmp_path, monkeypatch):
     try:
         with pytest.raises(ValueError, match=r"another build is writing here \(made-000000\.tar\)"):
             build(request(items_count=40, delay_s=0.05, size=40), tmp_path / "o", quiet=True)
-        assert process.wait(timeout=60) == 0  # and it was not disturbed
+        assert process.wait(timeout=20) == 0  # and it was not disturbed
     finally:
         process.kill()
         process.communicate()
